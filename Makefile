@@ -1,0 +1,41 @@
+# The two commands of the README: `make demo` and `make test`. Everything happens in .venv.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check
+
+.PHONY: demo test test-full lint clean
+
+demo: $(VENV)/.package
+	$(RUN) -m fastliver.train
+
+test: $(VENV)/.dev
+	$(RUN) -m pytest -n 2 -m "not slow"
+
+test-full: $(VENV)/.dev
+	$(RUN) -m pytest -n 2 -m slow
+
+lint: $(VENV)/.dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+# torch first: the package is installed without build isolation, against the torch that will run it.
+$(VENV)/.torch:
+	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'fastliver needs Python 3.11 or newer'"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet "setuptools>=77" wheel "$(TORCH)"
+	touch $@
+
+$(VENV)/.package: $(VENV)/.torch setup.py
+	$(PIP) install --quiet --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	$(PIP) install --quiet --no-build-isolation --editable ".[dev]"
+	touch $@

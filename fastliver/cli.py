@@ -1,0 +1,117 @@
+"""Command lines: options from the dataclasses of `config`, presets, and errors as messages with an exit code."""
+
+import dataclasses
+import errno
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import yaml
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
+from rich.console import Console
+
+from fastliver.config import PRESETS, TrainConfig, flatten, option_name, sections
+from fastliver.errors import InputError, RunError
+
+INTERRUPTED = 130
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def run_command(main: Callable[[], None]) -> int:
+    """Run a command; a bad input or a failure becomes one message and its exit code (2 or 1)."""
+    console = Console(stderr=True)
+
+    def fail(message: str, code: int) -> int:
+        console.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+        return code
+
+    try:
+        main()
+    except (InputError, RunError) as error:
+        return fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return fail("interrupted; --resume goes on from the last checkpoint", INTERRUPTED)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            where = f" while writing {error.filename}" if error.filename else ""
+            return fail(f"the disk is full{where} ({error.strerror}); free some space, then --resume the run", 1)
+        return fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+    return 0
+
+
+def add_settings(parser: ArgumentParser) -> None:
+    """One option for each setting of TrainConfig, spelled with dashes, in a group for each section."""
+    for section in sections():
+        kind = section.default_factory
+        group = parser.add_argument_group(f"{section.name}: {kind.__doc__.splitlines()[0]}")
+        hints = typing.get_type_hints(kind)
+        for item in dataclasses.fields(kind):
+            name = f"--{option_name(section.name, item.name)}"
+            default = flatten(TrainConfig())[name[2:].replace("-", "_")]
+            text = item.metadata["help"]
+            if hints[item.name] is bool:
+                group.add_argument(name, action=ActionYesNo(yes_prefix="", no_prefix="no-"), default=default, help=text)
+            else:
+                group.add_argument(name, type=hints[item.name], default=default, help=text)
+
+
+def option_value(arguments: Sequence[str], name: str) -> str | None:
+    """The last value given to `--name` among raw arguments, or None."""
+    found = None
+    for position, argument in enumerate(arguments):
+        if argument == f"--{name}" and position + 1 < len(arguments):
+            found = arguments[position + 1]
+        elif argument.startswith(f"--{name}="):
+            found = argument.split("=", 1)[1]
+    return found
+
+
+def read_settings(path: Any) -> dict[str, Any]:
+    """The settings in a YAML file.
+
+    Raises:
+        InputError: when it can't be read or isn't a mapping.
+    """
+    try:
+        with open(path) as file:
+            values = yaml.safe_load(file)
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: can't be read as settings ({error})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: holds no settings, expected lines such as image_size: 256")
+    return values
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """What a preset sets.
+
+    Raises:
+        InputError: for an unknown one.
+    """
+    if name not in PRESETS:
+        raise InputError(f"--preset={name}: unknown; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str], default_preset: str) -> Namespace:
+    """Parse a command line: the preset gives defaults, `--config` overrides them, options override both.
+
+    Args:
+        parser: with `add_settings`, `--preset` and `--config` on it.
+        arguments: the raw command line.
+        default_preset: what holds when neither the command line nor the file names one.
+    """
+    config = option_value(arguments, "config")
+    values = read_settings(config) if config is not None else {}
+    preset = option_value(arguments, "preset") or values.get("preset") or default_preset
+    parser.set_defaults({**preset_values(preset), "preset": preset})
+    if config is None:
+        return parser.parse_args(list(arguments))
+    # The file goes first, wherever it was named, so that every option overrides it.
+    rest, skip = [], False
+    for argument in arguments:
+        if skip or argument == "--config" or argument.startswith("--config="):
+            skip = argument == "--config"
+            continue
+        rest.append(argument)
+    return parser.parse_args([f"--config={config}", *rest])

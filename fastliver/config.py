@@ -1,0 +1,222 @@
+"""Every setting of a run, its default (the paper's networks on a patient-level split), and the presets."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from fastliver.errors import InputError
+
+PAPER_SYNTHETIC = (0, 354, 714, 1034, 1487, 2050)
+"""Numbers of synthetic images in the paper's arrangements (Table 2); 2050 is all that it generated."""
+
+
+def option(default: Any, text: str, minimum: float | None = None) -> Any:
+    """A dataclass field with its help text and, for a number or numbers, the least value it may have."""
+    metadata = {"help": text, "minimum": minimum}
+    if isinstance(default, tuple | list | dict):
+        return field(default_factory=lambda: default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images are read and how they become slices."""
+
+    data: str | None = option(None, "CHAOS root (Train_Sets): finds CT and MR itself")
+    ct: str | None = option(None, "labelled CT: CHAOS CT folder, nnU-Net raw data set or DICOM folder")
+    mr: str | None = option(None, "MR: CHAOS MR folder, nnU-Net raw data set or DICOM folder")
+    mr_sequence: Literal["t2-spir", "t1-in", "t1-out"] = option("t2-spir", "which CHAOS MR sequence")
+    liver_label: str | None = option(None, "name or number of the liver in dataset.json, if it isn't called liver")
+    skip_bad: bool = option(False, "leave out files that can't be read, and count them in the report")
+    image_size: int = option(256, "side of the square slices in pixels, a multiple of 16", 32)
+    ct_window: tuple[float, float] = option((-160.0, 240.0), "HU that map to -1 and 1")
+    mr_percentiles: tuple[float, float] = option((0.5, 99.5), "percentiles of an MR volume that map to -1 and 1", 0)
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """What is trained, on which slices, and how often."""
+
+    split: Literal["patient", "paper"] = option(
+        "patient", "patient: no patient is trained and tested on; paper: by slice, 350/58 of 408"
+    )
+    test_fraction: float = option(58 / 408, "share of MR patients (or slices) held out for testing", 0)
+    segmentor: bool = option(True, "train EssNet's segmentor; without it EssNet is a CycleGAN")
+    ablation: bool = option(False, "train EssNet and a CycleGAN, and compare what they are worth (Table 5)")
+    arrangements: str = option(
+        "all", "synthetic images beside the real ones, as in the paper: 0,354,714,1034,1487,2050 or all"
+    )
+    ablation_arrangement: int = option(714, "the arrangement that the ablation compares", 1)
+    seeds: int = option(1, "U-Net trainings per arrangement; 2 or more give an interval", 1)
+    seed: int = option(0, "first seed of everything random", 0)
+    augment: Literal["none", "flip-shift"] = option("flip-shift", "mirror and shift training images")
+
+
+@dataclass(frozen=True)
+class EssNetConfig:
+    """EssNet's network, losses and training."""
+
+    epochs: int = option(100, "epochs at the full learning rate", 1)
+    decay_epochs: int = option(0, "further epochs in which the learning rates fall linearly to 0", 0)
+    batch: int = option(1, "images of each modality in a step", 1)
+    ct_slices: int | None = option(None, "CT slices to train on; none is all (paper: 350 of 2050)", 1)
+    channels: int = option(64, "width of the networks' first layers", 1)
+    blocks: int = option(9, "residual blocks of a generator", 1)
+    segmentor_tanh: bool = option(False, "end S in tanh, as the public EssNet code does")
+    adversarial: Literal["bce", "lsgan"] = option("bce", "cross-entropy (Eq. 1-2) or least squares")
+    weights: tuple[float, float, float, float, float] = option(
+        (1.0, 1.0, 10.0, 10.0, 1.0), "lambda 1-5: GAN, GAN, cycle CT, cycle MR, segmentation", 0
+    )
+    generator_lr: float = option(1e-4, "learning rate of G1, G2 and S", 0)
+    discriminator_lr: float = option(2e-4, "learning rate of D1 and D2", 0)
+    betas: tuple[float, float] = option((0.5, 0.999), "Adam's betas", 0)
+    pool: int = option(50, "generated images kept to show the discriminators again; 0 for none", 0)
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The U-Net and its training."""
+
+    epochs: int = option(300, "epochs", 1)
+    batch: int = option(2, "images in a step", 1)
+    lr: float = option(1e-4, "Adam's learning rate", 0)
+    channels: int = option(64, "width of the first level", 1)
+    head_relu: bool = option(False, "keep the Keras original's ReLU before the output; it can die (all-grey output)")
+    collapse_steps: int = option(3000, "steps with one class in every output after which a run counts as collapsed", 1)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How the work is carried out; none of it changes what is learned."""
+
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to train; auto takes a GPU if there is one")
+    checkpoint_minutes: float = option(3.0, "minutes of training that a kill may cost", 0)
+    log_every: int = option(10, "steps between lines of metrics.jsonl", 1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run's settings."""
+
+    preset: str = "default"
+    data: DataConfig = field(default_factory=DataConfig)
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    essnet: EssNetConfig = field(default_factory=EssNetConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        for name, value, least in self._numbers():
+            values = value if isinstance(value, tuple) else (value,)
+            if least is not None and any(v is not None and v < least for v in values):
+                raise InputError(f"--{name}={value}: must be at least {least:g}")
+        if self.data.image_size % 16:
+            raise InputError(
+                f"--image-size={self.data.image_size}: must be a multiple of 16 (the U-Net halves it 4 times)"
+            )
+        low, high = self.data.ct_window
+        if low >= high:
+            raise InputError(f"--ct-window=[{low:g}, {high:g}]: the first must be below the second")
+        low, high = self.data.mr_percentiles
+        if low >= high or high > 100:
+            raise InputError(f"--mr-percentiles=[{low:g}, {high:g}]: must rise and lie in 0..100")
+        if not 0 < self.experiment.test_fraction < 1:
+            raise InputError(f"--test-fraction={self.experiment.test_fraction:g}: must lie between 0 and 1")
+        if self.experiment.ablation and not self.experiment.segmentor:
+            raise InputError("--ablation trains EssNet with its segmentor and without: leave out --no-segmentor")
+        self.synthetic_counts()
+
+    def _numbers(self) -> list[tuple[str, Any, float | None]]:
+        return [
+            (
+                option_name(section.name, item.name),
+                getattr(getattr(self, section.name), item.name),
+                item.metadata["minimum"],
+            )
+            for section in sections()
+            for item in fields(section.default_factory)
+        ]
+
+    def synthetic_counts(self) -> tuple[int, ...]:
+        """The arrangements as the paper's numbers of synthetic images, rising, each once."""
+        if self.experiment.arrangements == "all":
+            return PAPER_SYNTHETIC
+        try:
+            counts = {int(part) for part in self.experiment.arrangements.split(",")}
+        except ValueError:
+            counts = {-1}
+        if min(counts) < 0 or max(counts) > PAPER_SYNTHETIC[-1]:
+            raise InputError(
+                f"--arrangements={self.experiment.arrangements}: expected numbers from 0 to {PAPER_SYNTHETIC[-1]} "
+                "with commas between, such as 0,354,714, or all"
+            )
+        return tuple(sorted(counts))
+
+
+def sections() -> list[Any]:
+    """The dataclass fields of TrainConfig that are sections of settings."""
+    return [item for item in fields(TrainConfig) if item.name != "preset"]
+
+
+def option_name(section: str, item: str) -> str:
+    """The command-line name of a setting: the networks' own carry the section's name in front."""
+    name = f"{section}_{item}" if section in ("essnet", "unet") else item
+    return name.replace("_", "-")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The phantom at a size that two CPU cores train on in about three minutes: shows the way, not the quality.
+    "demo": {
+        "image_size": 64,
+        "augment": "none",
+        "arrangements": "0,714",
+        "essnet_epochs": 4,
+        "essnet_channels": 16,
+        "essnet_generator_lr": 4e-4,
+        "essnet_discriminator_lr": 4e-4,
+        "unet_epochs": 6,
+        "unet_batch": 4,
+        "unet_channels": 16,
+        "unet_lr": 1e-3,
+    },
+    # Real data in minutes on a CPU.
+    "quick": {
+        "image_size": 96,
+        "augment": "none",
+        "arrangements": "0,714",
+        "essnet_epochs": 2,
+        "essnet_channels": 24,
+        "essnet_generator_lr": 2e-4,
+        "unet_epochs": 6,
+        "unet_batch": 4,
+        "unet_channels": 16,
+        "unet_lr": 1e-3,
+    },
+    "default": {},
+    "paper": {"split": "paper", "augment": "none", "essnet_ct_slices": 350, "unet_head_relu": True},
+}
+
+
+def flatten(config: TrainConfig) -> dict[str, Any]:
+    """The settings by option name with underscores, as config.yaml and the command line have them."""
+    values: dict[str, Any] = {"preset": config.preset}
+    for section in sections():
+        for name, value in asdict(getattr(config, section.name)).items():
+            values[option_name(section.name, name).replace("-", "_")] = (
+                list(value) if isinstance(value, tuple) else value
+            )
+    return values
+
+
+def unflatten(values: dict[str, Any]) -> TrainConfig:
+    """The opposite of `flatten`; names it doesn't know are left alone. Raises InputError for a value out of range."""
+    parts: dict[str, Any] = {}
+    for section in sections():
+        kind = section.default_factory
+        parts[section.name] = kind(
+            **{
+                item.name: tuple(value) if isinstance(value, list) else value
+                for item in fields(kind)
+                for value in [values[option_name(section.name, item.name).replace("-", "_")]]
+            }
+        )
+    return TrainConfig(preset=values["preset"], **parts)

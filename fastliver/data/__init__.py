@@ -1,0 +1,1 @@
+"""Sources, intensity rules, the slice store, splits and batches."""

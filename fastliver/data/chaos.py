@@ -1,0 +1,133 @@
+"""The CHAOS tree as it lies on disk: `CT/<id>/{DICOM_anon,Ground}` and `MR/<id>/{T1DUAL,T2SPIR}/...`.
+
+Its DICOM headers were rewritten, so patient and sequence are read from folder names.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from fastliver.data.dicom import read_header, read_series
+from fastliver.data.study import Modality, Study
+from fastliver.errors import InputError
+
+Sequence = Literal["t2-spir", "t1-in", "t1-out"]
+
+CT_LIVER = range(1, 256)
+MR_LIVER = range(56, 71)
+SEQUENCE_FOLDERS: dict[Sequence, tuple[str, str]] = {
+    "t2-spir": ("T2SPIR", "DICOM_anon"),
+    "t1-in": ("T1DUAL", "DICOM_anon/InPhase"),
+    "t1-out": ("T1DUAL", "DICOM_anon/OutPhase"),
+}
+
+
+def _patients(folder: Path) -> list[Path]:
+    """Patient folders, in order of number; `folder` may be a patient itself."""
+    if (folder / "DICOM_anon").is_dir() or any((folder / name).is_dir() for name in ("T1DUAL", "T2SPIR")):
+        return [folder]
+    folders = [item for item in folder.iterdir() if item.is_dir()]
+    return sorted(
+        folders, key=lambda item: (not item.name.isdigit(), int(item.name) if item.name.isdigit() else 0, item.name)
+    )
+
+
+def modality_folder(root: Path, modality: Modality) -> Path | None:
+    """Where a CHAOS tree at `root` keeps a modality, whether `root` is the tree, the modality or a patient in it."""
+    for folder in (root / "Train_Sets" / modality, root / modality, root):
+        if folder.is_dir() and kind(folder) == modality:
+            return folder
+    return None
+
+
+def kind(folder: Path) -> Modality | None:
+    """Which half of a CHAOS tree the folder is, or None when it is neither."""
+    for patient in _patients(folder):
+        if (patient / "DICOM_anon").is_dir():
+            return "CT"
+        if (patient / "T1DUAL").is_dir() or (patient / "T2SPIR").is_dir():
+            return "MR"
+    return None
+
+
+def _files(folder: Path, pattern: str = "*") -> list[Path]:
+    """Visible files in a folder in order of name; none where the folder is missing."""
+    return sorted(item for item in folder.glob(pattern) if item.is_file() and not item.name.startswith("."))
+
+
+def _is_image(path: Path) -> bool:
+    """Whether the file has a DICOM header with an image in it (its pixels may still be damaged)."""
+    try:
+        return read_header(path, ["Rows"]).get("Rows") is not None
+    except InputError:
+        return False
+
+
+def _masks_by_rank(images: list[Path], ground: Path) -> dict[Path, Path]:
+    """CT: mask and image of the same rank among the sorted names belong together."""
+    masks = _files(ground, "*.png")
+    if len(masks) != len(images):
+        # A stray file that is no image has no mask; it is named, or left out, when the series is read.
+        images = [image for image in images if _is_image(image)]
+    if len(masks) != len(images):
+        raise InputError(
+            f"{ground}: {len(masks)} masks for {len(images)} images in {ground.parent / 'DICOM_anon'}; CHAOS pairs "
+            "them by rank, so a missing or extra file shifts all that follow: complete the folder or take the patient out"
+        )
+    return dict(zip(images, masks, strict=True))
+
+
+def _masks_by_stem(images: list[Path], in_phase: list[Path], ground: Path) -> dict[Path, Path]:
+    """MR: the mask has its image's name; T1-DUAL masks have the in-phase names, by rank for the out-phase images."""
+    if len(images) != len(in_phase):
+        raise InputError(
+            f"{images[0].parent}: {len(images)} images, but {len(in_phase)} in the in-phase folder, whose masks they "
+            "share; complete both folders"
+        )
+    return {image: ground / f"{named.stem}.png" for image, named in zip(images, in_phase, strict=True)}
+
+
+def find_studies(folder: Path, modality: Modality, sequence: Sequence, skip_bad: bool) -> list[Study]:
+    """Every patient of one modality in a CHAOS tree; one without a `Ground` folder is unlabelled.
+
+    Args:
+        folder: `Train_Sets/CT`, `Train_Sets/MR` or one patient's folder.
+        modality: "CT" or "MR".
+        sequence: which MR sequence.
+        skip_bad: leave out files that can't be read, instead of raising when they are read.
+
+    Raises:
+        InputError: when no patient has such images, or masks are missing.
+    """
+    studies = []
+    for patient in _patients(folder):
+        home, images_in = patient, "DICOM_anon"
+        if modality == "MR":
+            home, images_in = patient / SEQUENCE_FOLDERS[sequence][0], SEQUENCE_FOLDERS[sequence][1]
+        images = _files(home / images_in)
+        if not images:
+            continue
+        ground = home / "Ground"
+        masks: dict[Path, Path] | None = None
+        if ground.is_dir() and modality == "CT":
+            masks = _masks_by_rank(images, ground)
+        elif ground.is_dir():
+            named = _files(home / SEQUENCE_FOLDERS["t1-in"][1]) if sequence == "t1-out" else images
+            masks = _masks_by_stem(images, named, ground)
+        studies.append(
+            Study(
+                modality=modality,
+                patient=f"{modality}_{patient.name}",
+                series=str(home / images_in),
+                paths=(*images, *(mask for mask in (masks or {}).values() if mask.exists())),
+                labelled=masks is not None,
+                read=partial(
+                    read_series, images, modality, masks, CT_LIVER if modality == "CT" else MR_LIVER, skip_bad
+                ),
+            )
+        )
+    if not studies:
+        wanted = "<id>/DICOM_anon" if modality == "CT" else "<id>/" + "/".join(SEQUENCE_FOLDERS[sequence])
+        raise InputError(f"{folder}: no images under {wanted}; check the folder" + (
+            " or choose another --mr-sequence" if modality == "MR" else ""))  # fmt: skip
+    return studies

@@ -1,0 +1,252 @@
+"""DICOM series: finding them in a folder and reading their slices (DICOM PS3.3 C.7.6.2, C.8.2.1, C.8.3.1)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.errors import InvalidDicomError
+
+from fastliver.data.orientation import to_display
+from fastliver.data.study import Modality, Study, Volume
+from fastliver.errors import InputError
+
+SERIES_TAGS = ["Modality", "SeriesInstanceUID", "SeriesDescription", "PatientID", "PatientName", "StudyInstanceUID",
+               "ImageType", "Rows"]  # fmt: skip
+POSITION_TOLERANCE_MM = 1e-3
+SPACING_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """One decoded slice: `pixels` (rows, columns) float32 after slope and intercept, and where it lies."""
+
+    path: Path
+    pixels: NDArray[np.float32]
+    position: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    spacing: tuple[float, float]
+    thickness: float
+
+
+def read_header(path: Path, tags: list[str]) -> pydicom.Dataset:
+    """The named elements of a file, without its pixels; raises InputError for what isn't DICOM."""
+    return _parse(path, stop_before_pixels=True, specific_tags=tags)
+
+
+def _parse(path: Path, **options: Any) -> pydicom.Dataset:
+    try:
+        return pydicom.dcmread(path, **options)
+    except InvalidDicomError:
+        raise InputError(f"{path}: not a DICOM file; remove it or add --skip-bad") from None
+    except Exception as error:
+        raise InputError(f"{path}: can't be read as DICOM ({error}); remove it or add --skip-bad") from error
+
+
+def _numbers(dataset: pydicom.Dataset, field: str, count: int, path: Path) -> NDArray[np.float64]:
+    value = dataset.get(field)
+    try:
+        numbers = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        raise InputError(
+            f"{path}: {field} is {value!r}, expected {count} numbers; a slice without it has no place in the patient: "
+            "export the series again, or leave the file out with --skip-bad"
+        )
+    return numbers
+
+
+def _read_slice(path: Path, modality: Modality) -> _Slice:
+    """One file's slice; raises InputError that names file and field."""
+    dataset = _parse(path)
+    if dataset.get("Rows") is None or "PixelData" not in dataset:
+        kind = getattr(dataset.get("SOPClassUID"), "name", "an object of unknown kind")
+        raise InputError(f"{path}: holds no image ({kind}); remove it or add --skip-bad")
+    if dataset.get("Modality") != modality:
+        raise InputError(f"{path}: Modality is {dataset.get('Modality')}, expected {modality}")
+    if int(dataset.get("NumberOfFrames") or 1) > 1 or int(dataset.get("SamplesPerPixel") or 1) > 1:
+        raise InputError(
+            f"{path}: NumberOfFrames is {dataset.get('NumberOfFrames', 1)} and SamplesPerPixel "
+            f"{dataset.get('SamplesPerPixel', 1)}; only grey images of one frame can be read: export the series as "
+            "single-frame images"
+        )
+    try:
+        pixels = dataset.pixel_array
+    except Exception as error:
+        raise InputError(
+            f"{path}: PixelData can't be decoded ({str(error).splitlines()[0]}); copy the file again or add --skip-bad"
+        ) from error
+    slope = float(dataset.get("RescaleSlope") or 1)
+    intercept = float(dataset.get("RescaleIntercept") or 0)
+    row_spacing, column_spacing = _numbers(dataset, "PixelSpacing", 2, path)
+    if min(row_spacing, column_spacing) <= 0:
+        raise InputError(f"{path}: PixelSpacing is {[row_spacing, column_spacing]}, expected positive mm")
+    return _Slice(
+        path=path,
+        pixels=pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept),
+        position=_numbers(dataset, "ImagePositionPatient", 3, path),
+        orientation=_numbers(dataset, "ImageOrientationPatient", 6, path),
+        spacing=(float(row_spacing), float(column_spacing)),
+        thickness=float(dataset.get("SpacingBetweenSlices") or dataset.get("SliceThickness") or 1),
+    )
+
+
+def _check_alike(slices: Sequence[_Slice]) -> None:
+    first = slices[0]
+    for other in slices[1:]:
+        for field, a, b in (
+            ("Rows and Columns", first.pixels.shape, other.pixels.shape),
+            ("PixelSpacing", first.spacing, other.spacing),
+            ("ImageOrientationPatient", tuple(first.orientation), tuple(other.orientation)),
+        ):
+            if len(a) != len(b) or not np.allclose(a, b, rtol=0, atol=1e-3):
+                raise InputError(f"{other.path}: {field} is {b}, but {a} in {first.path.name} of the same series")
+
+
+def read_series(
+    paths: Sequence[Path], modality: Modality, masks: Mapping[Path, Path] | None, liver: range, skip_bad: bool
+) -> Volume:
+    """Read one series.
+
+    Args:
+        paths: its files, in any order.
+        modality: what the files must be.
+        masks: the PNG mask of each file, or None for a series without labels.
+        liver: grey values of a mask that are liver.
+        skip_bad: leave out files that can't be read, instead of raising.
+
+    Raises:
+        InputError: names the file, the field, what was found and what to do.
+    """
+    slices: list[_Slice] = []
+    labels: dict[Path, NDArray[np.uint8]] = {}
+    skipped: list[str] = []
+    for path in paths:
+        try:
+            slice_ = _read_slice(path, modality)
+            if masks is not None:
+                labels[path] = read_mask(masks[path], slice_.pixels.shape, path, liver)
+            slices.append(slice_)
+        except InputError as error:
+            if not skip_bad:
+                raise
+            skipped.append(str(error))
+    if not slices:
+        raise InputError(f"{paths[0].parent}: none of its {len(paths)} files could be read; the first: {skipped[0]}")
+    _check_alike(slices)
+
+    orientation = slices[0].orientation
+    columns_to, rows_to = orientation[:3], orientation[3:]
+    normal = np.cross(columns_to, rows_to)
+    if abs(normal[2]) < math.cos(math.radians(45)):
+        raise InputError(
+            f"{slices[0].path}: ImageOrientationPatient is {[round(float(v), 3) for v in orientation]}, not an axial "
+            "slice; fastliver works on axial series"
+        )
+    slices.sort(key=lambda item: float(item.position @ normal))
+    notes: list[str] = []
+    along = np.array([item.position @ normal for item in slices])
+    gaps = np.diff(along)
+    for index in np.flatnonzero(gaps < POSITION_TOLERANCE_MM):
+        raise InputError(
+            f"{slices[index + 1].path}: ImagePositionPatient is that of {slices[index].path.name}; two slices at one "
+            "place can't be told apart: remove one, or put the two series in folders of their own"
+        )
+    if len(slices) > 1:
+        step = (slices[-1].position - slices[0].position) / (len(slices) - 1)
+        if np.ptp(gaps) > SPACING_TOLERANCE * gaps.mean():
+            notes.append(f"{slices[0].path.parent}: slice spacing varies from {gaps.min():.2f} to {gaps.max():.2f} mm")
+    else:
+        step = normal * slices[0].thickness
+    affine = np.eye(4)
+    affine[:3, 0] = columns_to * slices[0].spacing[1]
+    affine[:3, 1] = rows_to * slices[0].spacing[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = slices[0].position
+
+    arrays: list[NDArray] = [np.stack([item.pixels for item in slices]).transpose(2, 1, 0)]
+    if masks is not None:
+        arrays.append(np.stack([labels[item.path] for item in slices]).transpose(2, 1, 0))
+    # The slice number rides along, so that each slice keeps its file when the order is turned.
+    order = np.broadcast_to(np.arange(len(slices)), arrays[0].shape)
+    turned, affine = to_display([*arrays, order], affine)
+    return Volume(
+        image=turned[0],
+        label=turned[1] if masks is not None else None,
+        affine=affine,
+        sources=tuple(slices[index].path for index in turned[-1][:, 0, 0]),
+        skipped=tuple(skipped),
+        notes=tuple(notes),
+    )
+
+
+def read_mask(path: Path, shape: tuple[int, ...], image: Path, liver: range) -> NDArray[np.uint8]:
+    """A PNG mask as (rows, columns) uint8, 1 where its grey value is in `liver`."""
+    if not path.exists():
+        raise InputError(f"{path}: missing, the mask of {image}; add it, or leave the image out with --skip-bad")
+    try:
+        with Image.open(path) as opened:
+            grey = np.asarray(opened.convert("L"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: the mask of {image.name} can't be read ({error})") from error
+    if grey.shape != shape:
+        raise InputError(
+            f"{path}: the mask is {grey.shape[0]}x{grey.shape[1]}, but its image {image} is {shape[0]}x{shape[1]}"
+        )
+    return ((grey >= liver.start) & (grey < liver.stop)).astype(np.uint8)
+
+
+def find_studies(folder: Path, modality: Modality, skip_bad: bool) -> list[Study]:
+    """The series of one modality anywhere under a folder, told apart by SeriesInstanceUID; they carry no labels.
+
+    Localizers are left out. Files that aren't DICOM are passed over unless they are called .dcm.
+
+    Raises:
+        InputError: when no series of the modality is there, or a file can't be read and `skip_bad` is off.
+    """
+    series: dict[str, list[tuple[Path, pydicom.Dataset]]] = {}
+    others: dict[str, Path] = {}
+    bad: list[InputError] = []
+    for path in sorted(item for item in folder.rglob("*") if item.is_file() and item.name != "DICOMDIR"):
+        if path.suffix.lower() != ".dcm" and not pydicom.misc.is_dicom(path):
+            continue
+        try:
+            header = read_header(path, SERIES_TAGS)
+        except InputError as error:
+            if not skip_bad:
+                raise
+            bad.append(error)
+            continue
+        if header.get("Modality") != modality:
+            others.setdefault(str(header.get("Modality")), path)
+        elif "LOCALIZER" not in (header.get("ImageType") or ()):
+            series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
+    if not series:
+        found = "; ".join(f"Modality {name} in {path}" for name, path in others.items())
+        raise InputError(
+            f"{folder}: no {modality} images found" + (f", but {found}" if found else "")
+            + (f"; {len(bad)} files could not be read, the first: {bad[0]}" if bad else "")
+            + f"; name a folder with {modality} (CHAOS, nnU-Net raw or DICOM)"
+        )  # fmt: skip
+    studies = []
+    for uid, files in series.items():
+        first = files[0][1]
+        paths = tuple(path for path, _ in files)
+        studies.append(
+            Study(
+                modality=modality,
+                patient=str(first.get("PatientID") or first.get("PatientName") or first.get("StudyInstanceUID")),
+                series=str(first.get("SeriesDescription") or uid),
+                paths=paths,
+                labelled=False,
+                read=partial(read_series, paths, modality, None, range(0), skip_bad),
+            )
+        )
+    return studies

@@ -1,0 +1,161 @@
+"""NIfTI in nnU-Net's raw layout: `imagesTr`, `labelsTr` and `dataset.json`."""
+
+import json
+import zlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+
+from fastliver.data.orientation import LPS_FROM_RAS, to_display
+from fastliver.data.study import Modality, Study, Volume
+from fastliver.errors import InputError
+
+READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether the folder is in nnU-Net's raw layout."""
+    return (folder / "dataset.json").is_file() or (folder / "imagesTr").is_dir()
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    path = folder / "dataset.json"
+    if not path.is_file():
+        raise InputError(f"{path}: missing; nnU-Net's raw layout needs it (channel_names, labels, file_ending)")
+    try:
+        description = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(description, dict):
+        raise InputError(
+            f"{path}: holds {type(description).__name__}, expected an object with channel_names and labels"
+        )
+    return description
+
+
+def _is_ct(name: str) -> bool:
+    return name.strip().upper() == "CT"
+
+
+def _channel(folder: Path, description: dict[str, Any], modality: Modality) -> int:
+    """The first channel of the modality: nnU-Net calls CT "CT", and MR whatever its user liked."""
+    channels = description.get("channel_names") or description.get("modality")
+    if not isinstance(channels, dict) or not channels:
+        raise InputError(
+            f"{folder / 'dataset.json'}: channel_names is {channels!r}, expected such as {{'0': '{modality}'}}"
+        )
+    for number, name in sorted((int(number), str(name)) for number, name in channels.items()):
+        if _is_ct(name) == (modality == "CT"):
+            return number
+    raise InputError(
+        f"{folder / 'dataset.json'}: channel_names is {channels}, but {modality} belongs here; name another data set"
+        + (" (nnU-Net's name for CT is CT)" if modality == "CT" else "")
+    )
+
+
+def liver_values(labels: Any, liver_label: str | None, path: Path) -> tuple[int, ...]:
+    """The voxel values that are liver.
+
+    Args:
+        labels: dataset.json's: name to value or list of values (nnU-Net v2), or value to name (v1).
+        liver_label: a name or a number; None looks for a label called liver.
+        path: of dataset.json, for messages.
+    """
+    values: dict[str, tuple[int, ...]] = {}
+    for key, value in (labels or {}).items():
+        if str(key).isdigit() and isinstance(value, str):
+            values[value.lower()] = (int(key),)
+        else:
+            values[str(key).lower()] = tuple(int(v) for v in (value if isinstance(value, list) else [value]))
+    wanted = (liver_label or "liver").lower()
+    if wanted in values:
+        return values[wanted]
+    if wanted.isdigit() and any(int(wanted) in group for group in values.values()):
+        return (int(wanted),)
+    raise InputError(
+        f"{path}: labels has {', '.join(values) or 'nothing'}, no {wanted}; name the liver with --liver-label"
+    )
+
+
+def _load(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Voxels (I, J, K) float32 and the affine of (i, j, k) to LPS mm."""
+    try:
+        image: Any = nibabel.load(path)
+        voxels = np.asarray(image.dataobj, np.float32)
+    except READ_ERRORS as error:
+        raise InputError(f"{path}: can't be read as NIfTI ({error}); copy the file again or add --skip-bad") from error
+    if voxels.ndim == 4 and voxels.shape[3] == 1:
+        voxels = voxels[..., 0]
+    if voxels.ndim != 3:
+        raise InputError(f"{path}: has shape {voxels.shape}, expected three dimensions")
+    if not np.isfinite(voxels).all():
+        raise InputError(f"{path}: holds values that are not finite; repair the file or add --skip-bad")
+    return voxels, LPS_FROM_RAS @ np.asarray(image.affine, np.float64)
+
+
+def read_case(image: Path, label: Path | None, liver: Sequence[int]) -> Volume:
+    """One case of an nnU-Net data set.
+
+    Raises:
+        InputError: names the file and what is wrong with it.
+    """
+    voxels, affine = _load(image)
+    arrays: list[NDArray] = [voxels]
+    if label is not None:
+        if not label.exists():
+            raise InputError(f"{label}: missing, the label of {image}; add it, or leave the image out with --skip-bad")
+        marks, label_affine = _load(label)
+        if marks.shape != voxels.shape:
+            raise InputError(f"{label}: the label is {marks.shape}, but its image {image} is {voxels.shape}")
+        corner = np.array([*voxels.shape, 1.0])
+        apart = max(np.abs((affine - label_affine) @ point).max() for point in (corner, np.array([0.0, 0.0, 0.0, 1.0])))
+        if apart > np.linalg.norm(affine[:3, :3], axis=0).min():
+            raise InputError(f"{label}: lies {apart:.1f} mm from its image {image}; their affines must agree")
+        arrays.append(np.isin(marks, liver).astype(np.uint8))
+    try:
+        turned, affine = to_display(arrays, affine)
+    except ValueError as error:
+        raise InputError(f"{image}: {error}, so the orientation is unknown; repair the header") from error
+    return Volume(
+        image=turned[0],
+        label=turned[1] if label is not None else None,
+        affine=affine,
+        sources=(image,) * len(turned[0]),
+    )
+
+
+def find_studies(folder: Path, modality: Modality, liver_label: str | None) -> list[Study]:
+    """The training cases of an nnU-Net data set; without a `labelsTr` folder they are unlabelled.
+
+    Raises:
+        InputError: for a data set of another modality, without images or without a liver label.
+    """
+    description = _description(folder)
+    channel = _channel(folder, description, modality)
+    ending = str(description.get("file_ending", ".nii.gz"))
+    labelled = (folder / "labelsTr").is_dir()
+    liver = liver_values(description.get("labels"), liver_label, folder / "dataset.json") if labelled else ()
+    suffix = f"_{channel:04d}{ending}"
+    studies = []
+    for image in sorted((folder / "imagesTr").glob(f"*{suffix}")):
+        case = image.name.removesuffix(suffix)
+        label = folder / "labelsTr" / f"{case}{ending}" if labelled else None
+        studies.append(
+            Study(
+                modality=modality,
+                patient=case,
+                series=image.name,
+                paths=(image, *([label] if label and label.exists() else [])),
+                labelled=labelled,
+                read=partial(read_case, image, label, liver),
+            )
+        )
+    if not studies:
+        raise InputError(f"{folder / 'imagesTr'}: no files called *{suffix}; check file_ending and the file names")
+    return studies

@@ -1,0 +1,30 @@
+"""Turning volumes to display orientation by swapping and flipping axes, never by resampling."""
+
+import numpy as np
+from nibabel import orientations
+from numpy.typing import NDArray
+
+LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Maps NIfTI's patient coordinates (right, anterior, superior positive) to DICOM's (left, posterior, superior) and back."""
+
+
+def to_display(arrays: list[NDArray], affine: NDArray[np.float64]) -> tuple[list[NDArray], NDArray[np.float64]]:
+    """Turn arrays to display orientation.
+
+    Args:
+        arrays: each (I, J, K), all of one shape.
+        affine: (4, 4), maps (i, j, k) to LPS patient coordinates in mm.
+
+    Returns:
+        The arrays as (D, H, W) (rows to posterior, columns to the patient's left, slices to the head) and the affine
+        of (column, row, slice).
+
+    Raises:
+        ValueError: when the affine is singular, so that an axis has no direction.
+    """
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise ValueError("the affine is singular")
+    ras = LPS_FROM_RAS @ affine
+    turn = orientations.ornt_transform(orientations.io_orientation(ras), orientations.axcodes2ornt("LPS"))
+    turned = [np.ascontiguousarray(orientations.apply_orientation(array, turn).transpose(2, 1, 0)) for array in arrays]
+    return turned, affine @ orientations.inv_ornt_aff(turn, arrays[0].shape)

@@ -1,0 +1,268 @@
+"""SliceStore: a folder of ready slices, built once and memory-mapped afterwards.
+
+Files: `images.npy` (N, size, size) float16 in [-1, 1]; `labels.npy` (N, size, size) uint8; `index.json`, one entry a
+slice; `store.json`, what the store was built from and how. docs/slice-store.md describes every field.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastliver.data.intensity import IntensityRule
+from fastliver.data.resize import Fit
+from fastliver.data.study import Modality, Study
+from fastliver.errors import InputError
+from fastliver.files import new_folder, read_json, write_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SliceEntry:
+    """One slice of a store.
+
+    Attributes:
+        patient: splits keep a patient's slices together.
+        study: position of its study in `store.json`'s list of studies.
+        slice: number within the study, ascending to the head.
+        z: position along the patient's axis in mm.
+        spacing: (slice, row, column) spacing of the source in mm.
+        source: file that it was read from.
+        liver: number of liver pixels in the stored label.
+    """
+
+    patient: str
+    study: int
+    slice: int
+    z: float
+    spacing: tuple[float, float, float]
+    source: str
+    liver: int
+
+
+@dataclass(frozen=True)
+class SliceStore:
+    """An opened store; `images` and `labels` are memory maps that can't be written through."""
+
+    path: Path
+    meta: dict[str, Any]
+    entries: tuple[SliceEntry, ...]
+    images: NDArray[np.float16]
+    labels: NDArray[np.uint8]
+
+    @staticmethod
+    def open(path: Path) -> "SliceStore":
+        """Open a store.
+
+        Raises:
+            InputError: when the folder isn't a store, is of another format, or its files disagree.
+        """
+        try:
+            meta = read_json(path / "store.json")
+            if meta["format"] != FORMAT:
+                raise InputError(
+                    f"{path / 'store.json'}: format is {meta['format']}, expected {FORMAT}; delete the store"
+                )
+            entries = tuple(
+                SliceEntry(**{**entry, "spacing": tuple(entry["spacing"])}) for entry in read_json(path / "index.json")
+            )
+            images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
+            labels = np.load(path / "labels.npy", mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a whole slice store ({error}); delete it and run again") from error
+        shape = (len(entries), meta["size"], meta["size"])
+        if images.shape != shape or labels.shape != shape:
+            raise InputError(
+                f"{path}: images {images.shape} and labels {labels.shape}, expected {shape}; delete the store"
+            )
+        return SliceStore(path, meta, entries, images, labels)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def modality(self) -> Modality:
+        return self.meta["modality"]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the labels mean anything; those of an unlabelled store are all zero."""
+        return self.meta["labelled"]
+
+    @property
+    def patients(self) -> list[str]:
+        """Each patient once, in order."""
+        return list(dict.fromkeys(entry.patient for entry in self.entries))
+
+    def liver_slices(self) -> NDArray[np.intp]:
+        """Numbers of the slices to learn from: those that show liver, or all where there are no labels."""
+        keep = [not self.labelled or entry.liver > 0 for entry in self.entries]
+        return np.flatnonzero(keep)
+
+
+class _NpyWriter:
+    """Appends arrays to a .npy file whose length becomes known at the end.
+
+    Plain writes instead of a memory map: a full disk is then an OSError, not a signal that kills the process.
+    """
+
+    def __init__(self, path: Path, item_shape: tuple[int, ...], dtype: type) -> None:
+        self.file: BinaryIO = open(path, "wb")
+        self.item_shape, self.dtype, self.count = item_shape, np.dtype(dtype), 0
+        self._header()
+
+    def _header(self) -> None:
+        shape = (self.count, *self.item_shape)
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
+        # numpy leaves room in the header for the first axis to grow in place.
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+    def append(self, array: NDArray) -> None:
+        self.file.write(np.ascontiguousarray(array, self.dtype).data)
+        self.count += len(array)
+
+    def close(self) -> None:
+        self.file.seek(0)
+        self._header()
+        self.file.close()
+
+
+class StoreWriter:
+    """Writes a new store, study by study; `SliceStore.open` reads it once `finish` was called."""
+
+    def __init__(self, folder: Path, modality: Modality, size: int, rule: IntensityRule, labelled: bool) -> None:
+        self.folder = folder
+        self.meta: dict[str, Any] = {
+            "format": FORMAT,
+            "modality": modality,
+            "size": size,
+            "intensity": asdict(rule),
+            "labelled": labelled,
+            "studies": [],
+        }
+        self.entries: list[dict[str, Any]] = []
+        self.images = _NpyWriter(folder / "images.npy", (size, size), np.float16)
+        self.labels = _NpyWriter(folder / "labels.npy", (size, size), np.uint8)
+
+    def add(
+        self,
+        images: NDArray,
+        labels: NDArray[np.uint8],
+        study: dict[str, Any],
+        entries: Sequence[dict[str, Any]],
+    ) -> None:
+        """Add one study's slices: images (n, size, size) in [-1, 1], labels alike, and an entry for each."""
+        self.images.append(images)
+        self.labels.append(labels)
+        number = len(self.meta["studies"])
+        liver = np.count_nonzero(labels, axis=(1, 2))
+        self.meta["studies"].append(study)
+        self.entries += [
+            {**entry, "study": number, "liver": int(count)} for entry, count in zip(entries, liver, strict=True)
+        ]
+
+    def finish(self, **meta: Any) -> None:
+        """Write the index and `store.json` with further fields; the store is whole only after this."""
+        self.images.close()
+        self.labels.close()
+        write_json(self.folder / "index.json", self.entries)
+        write_json(self.folder / "store.json", {**self.meta, **meta})
+
+
+def inputs_hash(studies: Iterable[Study], rule: IntensityRule, size: int, skip_bad: bool) -> str:
+    """A digest of what a store depends on: the files by name, size and time of change, and the settings."""
+    digest = hashlib.sha256(json.dumps([FORMAT, asdict(rule), size, skip_bad]).encode())
+    for study in studies:
+        digest.update(json.dumps([study.patient, study.labelled]).encode())
+        for path in study.paths:
+            status = path.stat()
+            digest.update(json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns]).encode())
+    return digest.hexdigest()
+
+
+def build_store(
+    studies: Sequence[Study],
+    rule: IntensityRule,
+    size: int,
+    folder: Path,
+    skip_bad: bool = False,
+    on_study: Callable[[int, int], None] = lambda done, total: None,
+) -> SliceStore:
+    """The store of these studies under `folder`: the one built before if nothing has changed since, else a new one.
+
+    Args:
+        studies: of one modality, all labelled or none.
+        rule: how grey values become [-1, 1].
+        size: side of the stored slices in pixels.
+        folder: stores live here, each named by modality and the digest of its inputs.
+        skip_bad: leave out what can't be read, and list it in `store.json` under "skipped".
+        on_study: called with the studies done and their number.
+
+    Raises:
+        InputError: from reading a study.
+    """
+    key = inputs_hash(studies, rule, size, skip_bad)
+    path = folder / f"{rule.modality.lower()}-{size}-{key[:12]}"
+    if path.exists():
+        store = SliceStore.open(path)
+        if store.meta.get("hash") == key:
+            return store
+    skipped: list[str] = []
+    notes: list[str] = []
+    with new_folder(path) as temporary:
+        writer = StoreWriter(temporary, rule.modality, size, rule, studies[0].labelled)
+        for number, study in enumerate(studies):
+            try:
+                _add_study(writer, study, rule, size, skipped, notes)
+            except InputError as error:
+                if not skip_bad:
+                    raise
+                skipped.append(str(error))
+            on_study(number + 1, len(studies))
+        if not writer.entries:
+            raise InputError(
+                f"{studies[0].series}: none of the {len(studies)} studies could be read; the first: {skipped[0]}"
+            )
+        writer.finish(hash=key, skipped=skipped, notes=notes)
+    return SliceStore.open(path)
+
+
+def _add_study(
+    writer: StoreWriter, study: Study, rule: IntensityRule, size: int, skipped: list[str], notes: list[str]
+) -> None:
+    volume = study.read()
+    fit = Fit.of(volume.image.shape[1:], volume.spacing[1:], size)
+    images = fit.image(rule.apply(volume.image))
+    labels = np.zeros(images.shape, np.uint8) if volume.label is None else fit.label(volume.label)
+    heights = [float((volume.affine @ [0, 0, number, 1])[2]) for number in range(len(images))]
+    writer.add(
+        images,
+        labels,
+        {
+            "patient": study.patient,
+            "series": study.series,
+            "shape": list(volume.image.shape),
+            "source_affine": volume.affine.tolist(),
+            "affine": fit.affine(volume.affine).tolist(),
+            "scaled": list(fit.scaled),
+            "offset": list(fit.offset),
+        },
+        [
+            {
+                "patient": study.patient,
+                "slice": number,
+                "z": round(heights[number], 4),
+                "spacing": [round(value, 6) for value in volume.spacing],
+                "source": str(volume.sources[number]),
+            }
+            for number in range(len(images))
+        ],
+    )
+    skipped += volume.skipped
+    notes += volume.notes

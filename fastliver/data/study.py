@@ -1,0 +1,59 @@
+"""Study and Volume: what every source yields, whatever it read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Modality = Literal["CT", "MR"]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One series in display orientation: row 0 anterior, column 0 the patient's right, slices ascending to the head.
+
+    Attributes:
+        image: (D, H, W) float32; HU for CT, the scanner's own units for MR.
+        label: (D, H, W) uint8, 1 where liver is, or None for a series without labels.
+        affine: (4, 4) float64, maps (column, row, slice) to patient coordinates in mm (LPS, DICOM PS3.3 C.7.6.2).
+        sources: the file each slice was read from.
+        skipped: "file: reason" of every file left out with `skip_bad`.
+        notes: what a user should know of the series and can't see from the counts.
+    """
+
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8] | None
+    affine: NDArray[np.float64]
+    sources: tuple[Path, ...]
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance in mm between slices, rows and columns."""
+        column, row, slice_ = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(slice_), float(row), float(column)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One patient's series, read when asked.
+
+    Attributes:
+        modality: "CT" or "MR".
+        patient: identifies the patient within the source; splits keep a patient's series together.
+        series: what the series is called, for messages.
+        paths: every file that decides what `read` gives.
+        labelled: whether `read` gives a label.
+        read: reads the series; raises InputError that names the file and the field.
+    """
+
+    modality: Modality
+    patient: str
+    series: str
+    paths: tuple[Path, ...]
+    labelled: bool
+    read: Callable[[], Volume]

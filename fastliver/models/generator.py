@@ -1,0 +1,67 @@
+"""The ResNet generator of Johnson et al. 2016 and Zhu et al. 2017; with two outputs it is EssNet's segmentor."""
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from fastliver.kernels import instance_norm_act, reflect_pad
+from fastliver.models.initialise import init_normal
+
+
+def _interior(padded: Tensor) -> Tensor:
+    """The view of `padded` (N, C, H + 2, W + 2) without its border."""
+    return padded[:, :, 1:-1, 1:-1]
+
+
+class ResidualBlock(nn.Module):
+    """conv3 - norm - ReLU - conv3 - norm, added to the input; both convolutions read reflection-padded activations.
+
+    Takes its input padded by 1 and gives its output padded by `pad_out`, so that a chain of blocks pads inside the
+    norms and nowhere else.
+    """
+
+    def __init__(self, channels: int, pad_out: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3)
+        self.conv2 = nn.Conv2d(channels, channels, 3)
+        self.pad_out = pad_out
+
+    def forward(self, padded: Tensor) -> Tensor:
+        hidden = instance_norm_act(self.conv1(padded), "relu", pad=1)
+        return instance_norm_act(self.conv2(hidden), "none", residual=_interior(padded), pad=self.pad_out)
+
+
+class ResNetGenerator(nn.Module):
+    """c7s1-64, d128, d256, residual blocks of 256, u128, u64, c7s1: 11,365,633 parameters with one output.
+
+    Args:
+        out_channels: 1 for a generator, the number of classes for a segmentor.
+        channels: width of the first layer.
+        blocks: number of residual blocks, at least 1.
+        tanh: end in tanh (a generator), or give plain logits (a segmentor).
+    """
+
+    def __init__(self, out_channels: int = 1, channels: int = 64, blocks: int = 9, tanh: bool = True) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, channels, 7)
+        self.down1 = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)
+        self.down2 = nn.Conv2d(2 * channels, 4 * channels, 3, stride=2, padding=1)
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(4 * channels, pad_out=1 if i < blocks - 1 else 0) for i in range(blocks))
+        )
+        self.up1 = nn.ConvTranspose2d(4 * channels, 2 * channels, 3, stride=2, padding=1, output_padding=1)
+        self.up2 = nn.ConvTranspose2d(2 * channels, channels, 3, stride=2, padding=1, output_padding=1)
+        self.head = nn.Conv2d(channels, out_channels, 7)
+        self.tanh = tanh
+        self.apply(init_normal)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 1, H, W) in [-1, 1], H and W multiples of 4 -> (N, out_channels, H, W): [-1, 1] with tanh, else logits."""
+        x = instance_norm_act(self.stem(reflect_pad(image, 3)), "relu")
+        x = instance_norm_act(self.down1(x), "relu")
+        x = instance_norm_act(self.down2(x), "relu", pad=1)
+        x = self.blocks(x)
+        x = instance_norm_act(self.up1(x), "relu")
+        x = instance_norm_act(self.up2(x), "relu", pad=3)
+        x = self.head(x)
+        return torch.tanh(x) if self.tanh else x

@@ -1,0 +1,129 @@
+"""The U-Nets of a run, grouped by what they were trained on, and the statistics over their seeds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.special import stdtrit
+
+from fastliver.reporting.paper import SHOWN_ARRANGEMENT
+from fastliver.run_folder import RunFolder
+
+SOURCES = {"real": "Real", "essnet": "EssNet", "cyclegan": "CycleGAN"}
+"""Where a U-Net's synthetic images come from, in the order of the tables, with the name to print."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and half the width of its 95 % t-interval, which one seed can't give."""
+
+    mean: float
+    half: float | None = None
+
+    @property
+    def low(self) -> float | None:
+        return None if self.half is None else self.mean - self.half
+
+    @property
+    def high(self) -> float | None:
+        return None if self.half is None else self.mean + self.half
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """Mean and 95 % t-interval of independent `values`; None without any."""
+    count = len(values)
+    if count == 0:
+        return None
+    mean = math.fsum(values) / count
+    if count == 1:
+        return Estimate(mean)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    return Estimate(mean, float(stdtrit(count - 1, 0.975)) * math.sqrt(variance / count))
+
+
+@dataclass(frozen=True)
+class Group:
+    """The U-Nets trained on the same images, one a seed."""
+
+    source: str
+    arrangement: int
+    runs: tuple[dict[str, Any], ...]
+
+    @property
+    def real(self) -> int:
+        return int(self.runs[0]["real"])
+
+    @property
+    def synthetic(self) -> int:
+        return int(self.runs[0]["synthetic"])
+
+    @property
+    def label(self) -> str:
+        """The training set as the paper names it, with this run's counts."""
+        return f"Combined ({self.real + self.synthetic})" if self.synthetic else f"Real only ({self.real})"
+
+    def scores(self, key: str) -> dict[int, float]:
+        """One score by seed; seeds without a finite value are left out."""
+        return {run["seed"]: run["scores"][key] for run in self.runs if is_number(run["scores"].get(key))}
+
+    def estimate(self, key: str) -> Estimate | None:
+        return estimate(list(self.scores(key).values()))
+
+    def mean(self, key: str) -> float | None:
+        over_seeds = self.estimate(key)
+        return over_seeds.mean if over_seeds else None
+
+    def patients(self, key: str) -> dict[str, float]:
+        """One score by patient, averaged over the seeds."""
+        found: dict[str, list[float]] = {}
+        for run in self.runs:
+            for patient, value in run["scores"].get(key, {}).items():
+                if is_number(value):
+                    found.setdefault(patient, []).append(value)
+        return {patient: math.fsum(values) / len(values) for patient, values in found.items()}
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a finite number: a score is null or NaN where it has no meaning."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def difference(group: Group, base: Group, key: str) -> Estimate | None:
+    """How much higher `group` scores than `base`, paired by seed.
+
+    Without a seed in common it is the difference of the two means, which has no interval.
+    """
+    ours, theirs = group.scores(key), base.scores(key)
+    common = sorted(ours.keys() & theirs.keys())
+    if common:
+        return estimate([ours[seed] - theirs[seed] for seed in common])
+    if ours and theirs:
+        return Estimate(math.fsum(ours.values()) / len(ours) - math.fsum(theirs.values()) / len(theirs))
+    return None
+
+
+def load_groups(run: RunFolder) -> list[Group]:
+    """The U-Nets in the folder: real only first, then by arrangement."""
+    found: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for result in run.read_results("unet-"):
+        found.setdefault((result["arrangement"], result["source"]), []).append(result)
+    order = list(SOURCES)
+    keys = sorted(found, key=lambda key: (key[0], order.index(key[1])))
+    return [
+        Group(source, arrangement, tuple(sorted(found[arrangement, source], key=lambda result: result["seed"])))
+        for arrangement, source in keys
+    ]
+
+
+def find(groups: Sequence[Group], source: str, arrangement: int | None = None) -> Group | None:
+    """The group of `source` at `arrangement`; unless one is named, at the paper's best or else the first one there."""
+    mine = [group for group in groups if group.source == source]
+    if arrangement is not None:
+        return next((group for group in mine if group.arrangement == arrangement), None)
+    return find(mine, source, SHOWN_ARRANGEMENT) or next(iter(mine), None)
+
+
+def shown(groups: Sequence[Group]) -> Group | None:
+    """The combined training set that the page speaks about: EssNet's, or CycleGAN's in a run without EssNet."""
+    return find(groups, "essnet") or find(groups, "cyclegan")

@@ -1,0 +1,115 @@
+"""The answer that the page opens with, and what a reader must know before believing it."""
+
+from dataclasses import dataclass
+
+from fastliver.reporting import paper
+from fastliver.reporting.results import Estimate, Group, difference, find, load_groups, shown
+from fastliver.run_folder import RunFolder
+
+QUESTION = "Did synthetic MR help?"
+FEW_PATIENTS = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The short answer and the sentences that bear it out."""
+
+    short: str
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """One caveat, with the items that it speaks of where they are many."""
+
+    text: str
+    items: tuple[str, ...] = ()
+
+
+def _short(change: Estimate) -> str:
+    if change.low is None or change.high is None:
+        side = "higher" if change.mean > 0 else "lower" if change.mean < 0 else "the same"
+        return f"Dice is {side} with it here; without an interval that settles nothing."
+    if change.low > 0:
+        return "Yes, on these patients: Dice rose by more than chance in training explains."
+    if change.high < 0:
+        return "No, on these patients: Dice fell by more than chance in training explains."
+    return "Not shown: the interval of the change includes zero."
+
+
+def _change(combined: Group, base: Group, key: str, name: str) -> str:
+    before, after, change = base.mean(key), combined.mean(key), difference(combined, base, key)
+    if before is None or after is None or change is None:
+        return ""
+    if change.low is None:
+        alone = len(base.runs) == len(combined.runs) == 1
+        interval = "one seed: no interval" if alone else "fewer than two seeds in common: no interval"
+    else:
+        pairs = len(base.scores(key).keys() & combined.scores(key).keys())
+        interval = f"95 % interval {change.low:+.4f} to {change.high:+.4f} over {pairs} seeds"
+    return f"{name}: {before:.4f} with real images only, {after:.4f} combined, change {change.mean:+.4f} ({interval})."
+
+
+def _patients(combined: Group, base: Group) -> str:
+    before, after = base.patients("dice_per_patient"), combined.patients("dice_per_patient")
+    common = before.keys() & after.keys()
+    if not common:
+        return ""
+    higher = sum(after[patient] > before[patient] for patient in common)
+    return f"By patient, Dice is higher for {higher} of the {len(common)} tested on."
+
+
+def answer(run: RunFolder) -> Answer:
+    """Real only against combined, in words."""
+    groups = load_groups(run)
+    base, combined = find(groups, "real"), shown(groups)
+    if base is None or combined is None:
+        missing = [
+            name for name, group in (("real images only", base), ("synthetic images too", combined)) if group is None
+        ]
+        return Answer("No answer yet.", (f"It takes a U-Net trained on {' and one trained on '.join(missing)}.",))
+    change = difference(combined, base, "dice")
+    if change is None:
+        return Answer("No answer yet.", ("The U-Nets have no Dice to compare.",))
+    chosen = (
+        "the arrangement that did best in the paper, not one chosen by these results"
+        if combined.arrangement == paper.SHOWN_ARRANGEMENT
+        else "the smallest arrangement of this run, not one chosen by these results"
+    )
+    sentences = [
+        f"Compared are {base.real:,} real slices alone and {combined.real:,} real + {combined.synthetic:,} synthetic "
+        f"({chosen}).",
+        _change(combined, base, "dice", "Dice"),
+        _change(combined, base, "iou", "IoU"),
+        _patients(combined, base),
+    ]
+    if change.low is not None:
+        sentences.append("The interval covers the chance in training, not the choice of patients.")
+    theirs, start = paper.scores(combined.source, combined.arrangement), paper.SEGMENTATION[0]
+    if theirs:
+        sentences.append(
+            f"The paper reports Dice {start.dice:.4f} and {theirs.dice:.4f}, change {theirs.dice - start.dice:+.4f}."
+        )
+    return Answer(_short(change), tuple(sentence for sentence in sentences if sentence))
+
+
+def caveats(run: RunFolder) -> list[Caveat]:
+    """What weakens the results: the split, too few patients, files that could not be read."""
+    data = run.read_result("data")
+    if data is None:
+        return []
+    found = []
+    split = data["split"]
+    if split["warning"]:
+        found.append(Caveat(split["warning"]))
+    patients = len(split["test_patients"])
+    if patients < FEW_PATIENTS:
+        noun = "patient" if patients == 1 else "patients"
+        found.append(Caveat(f"Tested on {patients} {noun}: too few to speak for others."))
+    for source in data["sources"]:
+        skipped = tuple(source["skipped"])
+        if skipped:
+            noun = "file was" if len(skipped) == 1 else "files were"
+            found.append(Caveat(f"{source['modality']}: {len(skipped)} {noun} skipped.", skipped))
+        found += [Caveat(f"{source['modality']}: {note}") for note in source["notes"]]
+    return found

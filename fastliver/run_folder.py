@@ -1,0 +1,91 @@
+"""The layout of a run folder: what training writes and what reporting reads."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastliver.errors import InputError
+from fastliver.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside `runs/<name>/`.
+
+    `results/` holds what the tables and figures are made from: one JSON file a result, and beside it an .npz with the
+    few images that the figures show. A report needs nothing outside the folder; docs/run-folder.md describes it.
+    """
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.root / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def tables(self) -> Path:
+        return self.root / "tables"
+
+    @property
+    def figures(self) -> Path:
+        return self.root / "figures"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    def checkpoints(self, job: str) -> Path:
+        """Where the checkpoints of one training, such as `essnet` or `unet-essnet-714-seed0`, lie."""
+        return self.root / "checkpoints" / job
+
+    def synthetic(self, job: str) -> Path:
+        """The SliceStore of synthetic MR made by `job`: `essnet`'s own, another network's beside it."""
+        return self.root / ("synthetic" if job == "essnet" else f"synthetic-{job}")
+
+    def result(self, name: str) -> Path:
+        """The JSON file of one result."""
+        return self.root / "results" / f"{name}.json"
+
+    def arrays(self, name: str) -> Path:
+        """The arrays that the figures of one result show."""
+        return self.root / "results" / f"{name}.npz"
+
+    def write_result(self, name: str, value: dict[str, Any]) -> None:
+        write_json(self.result(name), value)
+
+    def read_result(self, name: str) -> dict[str, Any] | None:
+        """The result, or None while it has not been written."""
+        path = self.result(name)
+        return read_json(path) if path.exists() else None
+
+    def read_results(self, prefix: str) -> list[dict[str, Any]]:
+        """All results whose name starts with `prefix`, in order of name."""
+        return [read_json(path) for path in sorted((self.root / "results").glob(f"{prefix}*.json"))]
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line cut off by a kill is left out."""
+        if not self.metrics.exists():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    @staticmethod
+    def open(root: Path) -> "RunFolder":
+        """The folder of a run that was started before; raises InputError where there is none."""
+        folder = RunFolder(root)
+        if not folder.config.exists():
+            raise InputError(f"{root}: no run here (config.yaml is missing); name a folder that a training run wrote")
+        return folder

@@ -1,0 +1,185 @@
+"""The data of a run: stores, split, and the table of what was found."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from fastliver.config import TrainConfig
+from fastliver.data.intensity import IntensityRule
+from fastliver.data.sources import Source
+from fastliver.data.splits import PAPER_ALL, Split, split_by_patient, split_by_slice
+from fastliver.data.store import SliceStore, build_store
+from fastliver.data.study import Modality
+from fastliver.errors import InputError
+from fastliver.training.progress import bar
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run learns from and is tested on.
+
+    Attributes:
+        ct: store of the CT.
+        mr: store of the MR.
+        split: of the MR; unlabelled MR is all on the training side.
+        essnet_ct: numbers of the CT slices that EssNet trains on.
+    """
+
+    ct: SliceStore
+    mr: SliceStore
+    split: Split
+    essnet_ct: NDArray[np.intp]
+
+    @property
+    def mr_rule(self) -> IntensityRule:
+        return IntensityRule(**self.mr.meta["intensity"])
+
+    def fingerprint(self) -> list[str]:
+        """Changes when the images do."""
+        return [self.ct.meta["hash"], self.mr.meta["hash"]]
+
+
+def sources(config: TrainConfig, phantom: Path | None) -> tuple[Source, Source]:
+    """The CT and the MR that the settings name, or the phantom where they name none.
+
+    Raises:
+        InputError: when only one of the two is named.
+    """
+    data = config.data
+    root = Path(data.data) if data.data is not None else phantom
+    paths = {"ct": data.ct, "mr": data.mr}
+    for name, given in paths.items():
+        if given is None and root is None:
+            other = "mr" if name == "ct" else "ct"
+            raise InputError(
+                f"--{other} is given without --{name}: name both, or --data with a CHAOS tree that holds both"
+            )
+
+    def source(modality: Modality, given: str | None) -> Source:
+        path = Path(given) if given is not None else root
+        assert path is not None
+        return Source(path, modality, data.mr_sequence, data.liver_label, data.skip_bad)
+
+    return source("CT", paths["ct"]), source("MR", paths["mr"])
+
+
+def prepare(config: TrainConfig, ct: Source, mr: Source, stores: Path, console: Console) -> RunData:
+    """Build or reuse both stores and split them.
+
+    Args:
+        config: the run's settings.
+        ct: where the CT is.
+        mr: where the MR is.
+        stores: folder that keeps stores for all runs.
+        console: for the progress bar.
+
+    Raises:
+        InputError: for data that can't be read or doesn't suffice.
+    """
+    data, experiment = config.data, config.experiment
+    ct_store = _store(ct, IntensityRule("CT", *data.ct_window), config, stores, console)
+    mr_store = _store(mr, IntensityRule("MR", *data.mr_percentiles), config, stores, console)
+    for store, source in ((ct_store, ct), (mr_store, mr)):
+        if not len(store.liver_slices()):
+            raise InputError(f"{source.path}: no {source.modality} slice shows liver in its label; check the labels")
+    if experiment.segmentor and not ct_store.labelled:
+        raise InputError(
+            f"{ct.path}: the CT has no labels, which EssNet's segmentor learns from; add them, or train a CycleGAN "
+            "with --no-segmentor"
+        )
+    return RunData(ct_store, mr_store, _split(config, mr_store), _essnet_ct(config, ct_store))
+
+
+def _split(config: TrainConfig, store: SliceStore) -> Split:
+    experiment = config.experiment
+    if not store.labelled:
+        # Nothing can be tested without labels, so EssNet may learn from all of it.
+        nothing = np.empty(0, np.intp)
+        return Split("none", store.liver_slices(), nothing, nothing)
+    split_by = split_by_patient if experiment.split == "patient" else split_by_slice
+    return split_by(store, experiment.test_fraction, experiment.seed)
+
+
+def _store(source: Source, rule: IntensityRule, config: TrainConfig, stores: Path, console: Console) -> SliceStore:
+    studies = source.studies()
+    with bar(console, f"reading {source.modality}", len(studies)) as progress:
+        return build_store(
+            studies,
+            rule,
+            config.data.image_size,
+            stores,
+            config.data.skip_bad,
+            lambda done, total: progress.update(done, "patients"),
+        )
+
+
+def _essnet_ct(config: TrainConfig, store: SliceStore) -> NDArray[np.intp]:
+    """All CT slices with liver, or so many of them; of fewer than the paper had, the paper's share."""
+    slices = store.liver_slices()
+    wanted = config.essnet.ct_slices
+    if wanted is None:
+        return slices
+    count = wanted if len(slices) >= PAPER_ALL else max(1, round(wanted * len(slices) / PAPER_ALL))
+    rng = np.random.default_rng([config.experiment.seed, 3])
+    return np.sort(rng.permutation(slices)[: min(count, len(slices))])
+
+
+def describe(data: RunData, ct: Source, mr: Source) -> dict[str, Any]:
+    """What was found and how it was split, as `results/data.json` keeps it."""
+
+    def found(source: Source, store: SliceStore) -> dict[str, Any]:
+        return {
+            "modality": source.modality,
+            "path": str(source.path),
+            "patients": len(store.patients),
+            "slices": len(store),
+            "liver_slices": sum(entry.liver > 0 for entry in store.entries),
+            "labelled": store.labelled,
+            "skipped": store.meta["skipped"],
+            "notes": store.meta["notes"],
+        }
+
+    def patients(numbers: NDArray[np.intp]) -> list[str]:
+        return list(dict.fromkeys(data.mr.entries[number].patient for number in numbers))
+
+    return {
+        "sources": [found(ct, data.ct), found(mr, data.mr)],
+        "fingerprint": data.fingerprint(),
+        "split": {
+            "name": data.split.name,
+            "train_patients": patients(data.split.train),
+            "test_patients": patients(data.split.test_volume),
+            "train_slices": len(data.split.train),
+            "test_slices": len(data.split.test),
+            "essnet_ct_slices": len(data.essnet_ct),
+            "warning": data.split.warning,
+        },
+    }
+
+
+def print_counts(description: dict[str, Any], console: Console) -> None:
+    """Show what was found."""
+    table = Table("", "patients", "slices", "with liver", "skipped", title="Images found")
+    for found in description["sources"]:
+        liver = str(found["liver_slices"]) if found["labelled"] else "no labels"
+        counts = (str(found[name]) for name in ("patients", "slices"))
+        table.add_row(found["modality"], *counts, liver, str(len(found["skipped"])))
+    console.print(table)
+    split = description["split"]
+    kinds = {"patient": "Split by patient", "paper": "Split by slice (paper)", "none": "No split (MR without labels)"}
+    console.print(
+        f"{kinds[split['name']]}: {split['train_slices']} MR slices of {len(split['train_patients'])} patients to "
+        f"learn from, {split['test_slices']} of {len(split['test_patients'])} to test on; EssNet learns from "
+        f"{split['essnet_ct_slices']} CT slices.",
+        highlight=False,
+    )
+    if split["warning"]:
+        console.print(f"warning: {split['warning']}", style="yellow")
+    for found in description["sources"]:
+        for text in (*found["skipped"], *found["notes"]):
+            console.print(f"{found['modality']}: {text}", style="yellow", highlight=False)

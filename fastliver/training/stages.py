@@ -1,0 +1,272 @@
+"""The stages of a run: train EssNet, synthesize MR, train and test the U-Nets.
+
+Each stage skips what an earlier sitting finished, goes on where one was cut off, and leaves its figures in `results/`.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from fastliver.config import TrainConfig
+from fastliver.data.batches import BatchStream, Slices
+from fastliver.data.splits import synthetic_subset
+from fastliver.data.store import SliceStore
+from fastliver.errors import InputError
+from fastliver.files import write_arrays
+from fastliver.inference import liver_probability, load_essnet, load_unet, synthesize_store
+from fastliver.models import EssNet, UNet, count_parameters
+from fastliver.run_folder import RunFolder
+from fastliver.training import checkpoint
+from fastliver.training.essnet import EssNetTrainer
+from fastliver.training.evaluation import score
+from fastliver.training.jobs import UNetJob, synthesis_jobs, unet_jobs
+from fastliver.training.loop import TrainingTime, train
+from fastliver.training.prepare import RunData
+from fastliver.training.progress import bar
+from fastliver.training.trainer import Trainer
+from fastliver.training.unet import UNetTrainer
+
+FIGURE_SLICES = 6
+"""Slices of each kind that are kept for the report's figures."""
+
+
+def evenly(count: int) -> np.ndarray:
+    """Up to FIGURE_SLICES positions spread over `count`, away from the ends where livers are small."""
+    kept = min(FIGURE_SLICES, count)
+    return ((np.arange(kept) + 0.5) * count / kept).astype(int)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run at work.
+
+    Attributes:
+        config: its settings.
+        folder: where everything goes.
+        data: what it learns from.
+        device: where it computes.
+        console: where it shows progress.
+    """
+
+    config: TrainConfig
+    folder: RunFolder
+    data: RunData
+    device: torch.device
+    console: Console
+
+    # EssNet
+
+    def essnet_settings(self, job: str) -> dict[str, Any]:
+        """The arguments of the network that a job trains."""
+        essnet = self.config.essnet
+        return {
+            "channels": essnet.channels,
+            "blocks": essnet.blocks,
+            "segmentor": job == "essnet",
+            "segmentor_tanh": essnet.segmentor_tanh,
+        }
+
+    def essnet_trainer(self, job: str) -> EssNetTrainer:
+        """A new EssNet (or CycleGAN) and its data."""
+        config, seed = self.config, self.config.experiment.seed
+        torch.manual_seed(seed)
+        network = EssNet(**self.essnet_settings(job)).to(self.device)
+        mr = Slices.load(self.data.mr, self.data.split.train, self.device)
+        ct = Slices.load(self.data.ct, self.data.essnet_ct, self.device)
+        batch, augment = config.essnet.batch, config.experiment.augment
+        return EssNetTrainer(
+            network,
+            config.essnet,
+            BatchStream(ct, batch, (seed, 21), augment, length=len(mr)),
+            BatchStream(mr, batch, (seed, 22), augment),
+            seed,
+        )
+
+    def train_essnet(self, job: str) -> None:
+        """Train one of `synthesis_jobs`."""
+        meta = {
+            "network": self.essnet_settings(job),
+            "image_size": self.config.data.image_size,
+            "ct_intensity": self.data.ct.meta["intensity"],
+            "mr_intensity": self.data.mr.meta["intensity"],
+        }
+        times = self._train(job, meta, lambda: self.essnet_trainer(job))
+        network = EssNet(**self.essnet_settings(job))
+        self.folder.write_result(
+            f"train-{job}",
+            {
+                "job": job,
+                "parameters": {
+                    "generator": count_parameters(network.g1),
+                    "discriminator": count_parameters(network.d1),
+                    "segmentor": count_parameters(network.s) if network.s is not None else 0,
+                    "paper_count": count_parameters(network.g1, network.g2, network.d1, network.d2),
+                    "total": count_parameters(network),
+                },
+                **self._cost(times),
+            },
+        )
+
+    # Synthesis
+
+    def synthesize(self, job: str) -> None:
+        """Turn all CT with liver into labelled synthetic MR."""
+        store, samples, result = (f"{kind}-{job}" for kind in ("synthetic", "samples", "synthesis"))
+        if self.folder.read_result(result) is not None:
+            self.console.print(f"{store}: done before")
+            return
+        found = self._final(job, "--stage essnet")
+        network = load_essnet(found.meta["network"], found.weights(), self.device)
+        ct = self.data.ct
+        with bar(self.console, f"synthesize {job}", len(ct.liver_slices())) as progress:
+            synthetic = synthesize_store(
+                network.g1, ct, self.data.mr_rule, self.folder.synthetic(job), job, progress.update
+            )
+        shown = evenly(len(synthetic))
+        # The synthetic store follows the CT's studies, so its slices are the CT's liver slices in order.
+        originals = ct.liver_slices()[shown]
+        write_arrays(
+            self.folder.arrays(samples),
+            ct=ct.images[originals],
+            synthetic=synthetic.images[shown],
+            label=synthetic.labels[shown],
+        )
+        seconds = synthetic.meta["seconds"]
+        self.folder.write_result(
+            result,
+            {"job": job, "images": len(synthetic), "seconds": seconds, "images_per_second": len(synthetic) / seconds},
+        )
+
+    # U-Net
+
+    def unet_slices(self, job: UNetJob) -> tuple[Slices, int, int]:
+        """What a U-Net learns from, and how many of it are real and synthetic."""
+        real = Slices.load(self.data.mr, self.data.split.train, self.device)
+        if job.arrangement == 0:
+            return real, len(real), 0
+        path = self.folder.synthetic(job.source)
+        if not path.exists():
+            raise InputError(f"{path}: no synthetic images yet; run --stage synthesize first")
+        store = SliceStore.open(path)
+        chosen = synthetic_subset(store, job.arrangement, job.seed)
+        return real + Slices.load(store, chosen, self.device), len(real), len(chosen)
+
+    def unet_settings(self) -> dict[str, Any]:
+        """The U-Net's arguments."""
+        return {"channels": self.config.unet.channels, "head_relu": self.config.unet.head_relu}
+
+    def unet_trainer(self, job: UNetJob) -> UNetTrainer:
+        """A new U-Net and its data."""
+        torch.manual_seed(job.seed)
+        network = UNet(**self.unet_settings()).to(self.device)
+        slices, _, _ = self.unet_slices(job)
+        stream = BatchStream(slices, self.config.unet.batch, (job.seed, 23), self.config.experiment.augment)
+        return UNetTrainer(network, self.config.unet, stream)
+
+    def train_unet(self, job: UNetJob) -> None:
+        """Train one U-Net and test it on the held-out MR."""
+        if self.folder.read_result(job.name) is not None:
+            self.console.print(f"{job.name}: done before")
+            return
+        meta = {
+            "network": self.unet_settings(),
+            "image_size": self.config.data.image_size,
+            "mr_intensity": self.data.mr.meta["intensity"],
+        }
+        times = self._train(job.name, meta, lambda: self.unet_trainer(job))
+        _, real, synthetic = self.unet_slices(job)
+        found = self._final(job.name, "--stage unet")
+        network = load_unet(found.meta["network"], found.weights(), self.device)
+        split, store = self.data.split, self.data.mr
+        began = time.monotonic()
+        with bar(self.console, f"test {job.name}", len(split.test_volume)) as progress:
+            probability = liver_probability(network, store.images[split.test_volume], progress.update)
+        rate = len(split.test_volume) / (time.monotonic() - began)
+        shown = split.test[evenly(len(split.test))]
+        write_arrays(
+            self.folder.arrays(job.name),
+            image=store.images[shown],
+            label=store.labels[shown],
+            probability=probability[np.searchsorted(split.test_volume, shown)].astype(np.float16),
+            patient=np.array([store.entries[number].patient for number in shown]),
+            z=np.array([store.entries[number].z for number in shown]),
+        )
+        self.folder.write_result(
+            job.name,
+            {
+                "job": job.name,
+                "source": job.source,
+                "arrangement": job.arrangement,
+                "real": real,
+                "synthetic": synthetic,
+                "seed": job.seed,
+                "parameters": count_parameters(network),
+                "images_per_second": rate,
+                **self._cost(times),
+                **score(probability, store, split),
+            },
+        )
+
+    # What both trainings share
+
+    def _train(self, job: str, meta: dict[str, Any], make: Callable[[], Trainer]) -> TrainingTime:
+        """Train unless that was finished before; either way gives what it cost."""
+        found = checkpoint.final(self.folder.checkpoints(job))
+        if found is not None:
+            self.console.print(f"{job}: trained before")
+            return TrainingTime(found.meta["step"], found.meta["steps_per_epoch"], found.meta["seconds"])
+        trainer = make()
+        meta = {"job": job, **meta, "steps_per_epoch": trainer.steps_per_epoch}
+        return train(trainer, self.folder, job, meta, self.config.engine, self.console)
+
+    def _final(self, job: str, stage: str) -> checkpoint.Checkpoint:
+        found = checkpoint.final(self.folder.checkpoints(job))
+        if found is None:
+            raise InputError(f"{self.folder.checkpoints(job)}: {job} is not trained yet; run {stage} first")
+        return found
+
+    def _cost(self, times: TrainingTime) -> dict[str, Any]:
+        return {
+            "epochs": times.steps // times.steps_per_epoch,
+            "steps_per_epoch": times.steps_per_epoch,
+            "steps": times.steps,
+            "seconds": times.seconds,
+            "seconds_per_epoch": times.seconds_per_epoch,
+            "device": device_name(self.device),
+        }
+
+
+def run_stages(run: Run, stage: str) -> None:
+    """Carry out "essnet", "synthesize", "unet" or "all"."""
+    networks = synthesis_jobs(run.config)
+    if stage in ("unet", "all") and not run.data.mr.labelled:
+        raise InputError(
+            "the MR has no labels, which the U-Net learns from and is tested on; add them, or use --stage essnet and "
+            "--stage synthesize alone"
+        )
+    if stage in ("unet", "all") and not run.data.ct.labelled and any(job.arrangement for job in unet_jobs(run.config)):
+        raise InputError(
+            "the CT has no labels, so its synthetic MR has none for the U-Net to learn from; add them, or choose "
+            "--arrangements 0"
+        )
+    if stage in ("essnet", "all"):
+        for network in networks:
+            run.train_essnet(network)
+    if stage in ("synthesize", "all"):
+        for network in networks:
+            run.synthesize(network)
+    if stage in ("unet", "all"):
+        for job in unet_jobs(run.config):
+            run.train_unet(job)
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or what the CPU is called."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"

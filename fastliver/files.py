@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+ABANDONED_SECONDS = 24 * 3600
 
 
 def _sync_folder(folder: Path) -> None:
@@ -53,6 +56,13 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary folders for `path` that a killed process left; a day old, nobody is writing them any more."""
+    for folder in path.parent.glob(f".{path.name}.*"):
+        if folder.is_dir() and time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that takes its name when the block ends without an exception.
@@ -61,6 +71,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     that a power cut can still lose.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary

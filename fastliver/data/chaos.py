@@ -72,7 +72,7 @@ def _masks_by_rank(images: list[Path], ground: Path) -> dict[Path, Path]:
     if len(masks) != len(images):
         raise InputError(
             f"{ground}: {len(masks)} masks for {len(images)} images in {ground.parent / 'DICOM_anon'}; CHAOS pairs "
-            "them by rank, so a missing or extra file shifts all that follow: complete the folder or take the patient out"
+            "them by rank, so a missing or extra file shifts all that follow: complete the folder or remove the patient"
         )
     return dict(zip(images, masks, strict=True))
 

@@ -5,7 +5,7 @@ from nibabel import orientations
 from numpy.typing import NDArray
 
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""Maps NIfTI's patient coordinates (right, anterior, superior positive) to DICOM's (left, posterior, superior) and back."""
+"""Maps NIfTI's patient coordinates (to the right, front, head) to DICOM's (to the left, back, head), and back."""
 
 
 def to_display(arrays: list[NDArray], affine: NDArray[np.float64]) -> tuple[list[NDArray], NDArray[np.float64]]:

@@ -56,7 +56,7 @@ class ResNetGenerator(nn.Module):
         self.apply(init_normal)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 1, H, W) in [-1, 1], H and W multiples of 4 -> (N, out_channels, H, W): [-1, 1] with tanh, else logits."""
+        """(N, 1, H, W) in [-1, 1], H and W multiples of 4 -> (N, out_channels, H, W), [-1, 1] with tanh."""
         x = instance_norm_act(self.stem(reflect_pad(image, 3)), "relu")
         x = instance_norm_act(self.down1(x), "relu")
         x = instance_norm_act(self.down2(x), "relu", pad=1)

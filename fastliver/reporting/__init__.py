@@ -14,6 +14,8 @@ from fastliver.run_folder import RunFolder
 
 __all__ = ["build_report", "print_tables"]
 
+ON_TERMINAL = ("segmentation", "ablation")
+
 
 def build_report(run: RunFolder) -> Path:
     """Write `tables/*.csv`, `figures/*.png` and `report.html`; return the page's path.
@@ -35,6 +37,7 @@ def build_report(run: RunFolder) -> Path:
 
 
 def print_tables(run: RunFolder, console: Console) -> None:
-    """Print the report's tables on the terminal."""
+    """Print the result tables on the terminal; the page has the rest."""
     for table in make_tables(run):
-        print_table(table, console)
+        if table.name in ON_TERMINAL:
+            print_table(table, console)

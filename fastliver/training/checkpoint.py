@@ -66,6 +66,9 @@ class Checkpoint:
 def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict[str, Any], meta: dict[str, Any]) -> Path:
     """Write `folder/step-<step>` and remove all but the newest checkpoints; gives the new one's path."""
     path = folder / f"step-{step:08d}"
+    for abandoned in folder.glob(".*"):
+        # A kill while writing left it; one training alone writes here.
+        shutil.rmtree(abandoned)
     _write(path, weights, state, {**meta, "step": step})
     for old in _steps(folder)[:-KEPT]:
         shutil.rmtree(old)

@@ -119,6 +119,10 @@ class TrainConfig:
         low, high = self.data.mr_percentiles
         if low >= high or high > 100:
             raise InputError(f"--mr-percentiles=[{low:g}, {high:g}]: must rise and lie in 0..100")
+        if max(self.essnet.betas) >= 1:
+            raise InputError(f"--essnet-betas={list(self.essnet.betas)}: must be below 1")
+        if self.experiment.seed >= 2**63 - self.experiment.seeds:
+            raise InputError(f"--seed={self.experiment.seed}: must be below 2**63")
         if not 0 < self.experiment.test_fraction < 1:
             raise InputError(f"--test-fraction={self.experiment.test_fraction:g}: must lie between 0 and 1")
         if self.experiment.ablation and not self.experiment.segmentor:

@@ -34,7 +34,7 @@ def write_file(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with _naming(path), os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -56,6 +56,17 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Give an OSError that names no file, as those of write() don't, the name of this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def _remove_abandoned(path: Path) -> None:
     """Remove temporary folders for `path` that a killed process left; a day old, nobody is writing them any more."""
     for folder in path.parent.glob(f".{path.name}.*"):
@@ -74,7 +85,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     _remove_abandoned(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
-        yield temporary
+        with _naming(path):
+            yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 with open(file, "rb+") as opened:

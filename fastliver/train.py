@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from fastliver import environment
-from fastliver.cli import add_settings, parse, read_settings, run_command
+from fastliver.cli import add_settings, parse, preset_values, read_settings, run_command
 from fastliver.config import PRESETS, TrainConfig, flatten, unflatten
 from fastliver.data.phantom import PhantomSpec, write_phantom
 from fastliver.errors import InputError
@@ -25,11 +25,11 @@ from fastliver.run_folder import RunFolder
 from fastliver.training.estimate import estimate
 from fastliver.training.prepare import describe, prepare, print_counts, sources
 from fastliver.training.progress import bar, clock
-from fastliver.training.stages import Run, device_name, run_stages
+from fastliver.training.stages import Run, check_stage, device_name, run_stages
 
 LONG_ON_CPU = 24 * 3600.0
 
-ADDITIVE = {"preset", "arrangements", "seeds", "ablation", "device", "checkpoint_minutes", "log_every"}
+ADDITIVE = {"arrangements", "seeds", "ablation", "device", "checkpoint_minutes", "log_every"}
 """Settings that a resumed run may change: they add to it, or change nothing that is learned."""
 
 
@@ -73,6 +73,13 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, TrainConfig]:
         return options, config
     run = RunFolder.open(Path(given["resume"]))
     saved = read_settings(run.config)
+    missing = flatten(TrainConfig()).keys() - saved.keys()
+    if missing:
+        raise InputError(
+            f"{run.config}: {min(missing)} is missing; the file is cut, or another version's: start a new run"
+        )
+    if given.get("preset") is not None:
+        preset_values(given["preset"])
     options = parser.parse_args([f"--config={run.config}", *arguments])
     config = unflatten(options.as_dict())
     before = flatten(unflatten(saved))
@@ -87,7 +94,9 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, TrainConfig]:
 
 def _without_defaults(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
     """Only what the command line and its --config give."""
-    return parser.parse_args(list(arguments), defaults=False).as_dict()
+    # --print_config would print here, before preset and file have had their say.
+    shown = [argument for argument in arguments if not argument.startswith("--print_config")]
+    return parser.parse_args(shown, defaults=False).as_dict()
 
 
 def choose_device(name: str) -> torch.device:
@@ -123,7 +132,8 @@ def make_phantom(folder: Path, console: Console) -> Path:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    console = Console()
+    # Paths and names may hold brackets: nothing printed is markup.
+    console = Console(markup=False, highlight=False)
     options, config = read_options(arguments)
     device = choose_device(config.engine.device)
     folder = run_folder(options, config.preset)
@@ -141,21 +151,21 @@ def main(arguments: Sequence[str]) -> None:
     expected = estimate(run, options.stage)
     console.print(
         f"Estimated time on {device_name(device)}: {clock(expected.total)} "
-        f"(EssNet {clock(expected.essnet)}, U-Nets {clock(expected.unet)})",
-        highlight=False,
+        f"(EssNet {clock(expected.essnet)}, U-Nets {clock(expected.unet)})"
     )
     if device.type == "cpu" and expected.total > LONG_ON_CPU and not options.yes:
         raise InputError(
             "over 24 hours on a CPU: add --yes to start all the same, or choose --preset quick, or use a GPU"
         )
 
+    check_stage(run, options.stage)
     write_file(folder.config, yaml.safe_dump(flatten(config), sort_keys=False))
     write_json(folder.environment, environment.describe(device_name(device)))
     folder.write_result("data", description)
     run_stages(run, options.stage)
     report = build_report(folder)
     print_tables(folder, console)
-    console.print(f"Report: {report}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {report}", soft_wrap=True)
 
 
 def check_unchanged(run: Run, description: dict[str, Any]) -> None:

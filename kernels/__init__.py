@@ -1,19 +1,27 @@
-"""The operators that fastliver's networks and losses are made of."""
+"""The operators that fastliver's networks and losses are made of.
 
-from fastliver.kernels.reference import (
+On a GPU they run Triton kernels, on a CPU the PyTorch definitions in `reference`; FASTLIVER_KERNELS=torch or triton
+decides otherwise. Each file holds an operator's kernels, their derivation, the autograd function and what is public.
+"""
+
+from fastliver.kernels.cross_entropy import pixel_cross_entropy
+from fastliver.kernels.instance_norm import InstanceNormAct, instance_norm_act, instance_norm_act_shared
+from fastliver.kernels.pointwise_loss import (
     binary_cross_entropy_with_logits,
     cycle_l1_loss,
-    instance_norm_act,
     patch_adversarial_loss,
-    pixel_cross_entropy,
-    reflect_pad,
+    patch_discriminator_loss,
 )
+from fastliver.kernels.reflect_pad import reflect_pad
 
 __all__ = [
+    "InstanceNormAct",
     "binary_cross_entropy_with_logits",
     "cycle_l1_loss",
     "instance_norm_act",
+    "instance_norm_act_shared",
     "patch_adversarial_loss",
+    "patch_discriminator_loss",
     "pixel_cross_entropy",
     "reflect_pad",
 ]

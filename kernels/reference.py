@@ -7,9 +7,42 @@ ACTIVATIONS = ("relu", "leaky_relu", "none")
 ADVERSARIAL_MODES = ("bce", "lsgan")
 
 
+def check_pad(x: Tensor, pad: int) -> None:
+    """Raise ValueError for a reflection that the plane is too small for."""
+    height, width = x.shape[-2:]
+    if not 0 <= pad < min(height, width):
+        raise ValueError(f"pad={pad}: must be at least 0 and less than the {height}x{width} plane's sides")
+
+
+def check_same_shape(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise ValueError for two tensors that should have one shape."""
+    if x.shape != other.shape:
+        raise ValueError(f"{name}: shape {tuple(x.shape)}, but {other_name} has {tuple(other.shape)}")
+
+
+def check_adversarial(mode: str) -> None:
+    """Raise ValueError for an unknown adversarial loss."""
+    if mode not in ADVERSARIAL_MODES:
+        raise ValueError(f"mode={mode!r}: expected one of {', '.join(ADVERSARIAL_MODES)}")
+
+
 def reflect_pad(x: Tensor, pad: int) -> Tensor:
     """`x` (N, C, H, W) reflection-padded by `pad` pixels on all four sides; `pad` must be less than H and W."""
     return F.pad(x, (pad, pad, pad, pad), mode="reflect") if pad else x
+
+
+def check_instance_norm(x: Tensor, activation: str, residual: Tensor | None, pad: int) -> None:
+    """Raise ValueError for arguments of `instance_norm_act` that have no meaning."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation={activation!r}: expected one of {', '.join(ACTIVATIONS)}")
+    if x.dim() != 4:
+        raise ValueError(f"x has shape {tuple(x.shape)}: expected (N, C, H, W)")
+    height, width = x.shape[2:]
+    if height * width <= 1:
+        raise ValueError(f"x has shape {tuple(x.shape)}: a plane of one element has no variance")
+    check_pad(x, pad)
+    if residual is not None:
+        check_same_shape("residual", residual, "x", x)
 
 
 def instance_norm_act(
@@ -33,10 +66,9 @@ def instance_norm_act(
         (N, C, H + 2 pad, W + 2 pad) in the dtype of `x`.
 
     Raises:
-        ValueError: for an unknown activation, or a plane of one element, which has no variance.
+        ValueError: see `check_instance_norm`.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation={activation!r}: expected one of {', '.join(ACTIVATIONS)}")
+    check_instance_norm(x, activation, residual, pad)
     y = F.instance_norm(x, eps=eps)
     if activation == "relu":
         y = F.relu(y)
@@ -58,11 +90,15 @@ def patch_adversarial_loss(logits: Tensor, target_is_real: bool, mode: str = "bc
     Raises:
         ValueError: for an unknown mode.
     """
+    check_adversarial(mode)
     if mode == "bce":
         return F.softplus(-logits if target_is_real else logits).mean()
-    if mode == "lsgan":
-        return (logits - float(target_is_real)).square().mean()
-    raise ValueError(f"mode={mode!r}: expected one of {', '.join(ADVERSARIAL_MODES)}")
+    return (logits - float(target_is_real)).square().mean()
+
+
+def patch_discriminator_loss(real: Tensor, fake: Tensor, mode: str = "bce") -> Tensor:
+    """Half the sum of the losses of a real map as real and a generated one as fake: a discriminator's loss."""
+    return 0.5 * (patch_adversarial_loss(real, True, mode) + patch_adversarial_loss(fake, False, mode))
 
 
 def cycle_l1_loss(a: Tensor, b: Tensor) -> Tensor:

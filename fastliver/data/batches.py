@@ -57,8 +57,9 @@ class BatchStream:
         """Batches in an epoch; the last one is filled up from the next order."""
         return -(-self.length // self.batch)
 
+    # Seeds end in 1 or 2: numpy takes [s, e] and [s, e, 0] for the same.
     def _order(self, epoch: int) -> NDArray[np.intp]:
-        rng = np.random.default_rng([*self.seed, epoch])
+        rng = np.random.default_rng([*self.seed, epoch, 1])
         rounds = -(-self.steps * self.batch // len(self.slices))
         return np.concatenate([rng.permutation(len(self.slices)) for _ in range(rounds)])
 
@@ -69,7 +70,7 @@ class BatchStream:
         images, labels = self.slices.images[numbers].float(), self.slices.labels[numbers]
         if self.augment == "none":
             return images, labels
-        rng = np.random.default_rng([*self.seed, epoch, step])
+        rng = np.random.default_rng([*self.seed, epoch, step, 2])
         limit = int(images.shape[-1] * MAX_SHIFT)
         pairs = [
             flip_shift(image, label, bool(rng.integers(2)), *(int(v) for v in rng.integers(-limit, limit + 1, 2)))

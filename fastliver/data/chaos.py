@@ -42,6 +42,8 @@ def modality_folder(root: Path, modality: Modality) -> Path | None:
 
 def kind(folder: Path) -> Modality | None:
     """Which half of a CHAOS tree the folder is, or None when it is neither."""
+    if folder.name in ("T1DUAL", "T2SPIR"):
+        return "MR"
     for patient in _patients(folder):
         if (patient / "DICOM_anon").is_dir():
             return "CT"
@@ -55,26 +57,36 @@ def _files(folder: Path, pattern: str = "*") -> list[Path]:
     return sorted(item for item in folder.glob(pattern) if item.is_file() and not item.name.startswith("."))
 
 
-def _is_image(path: Path) -> bool:
-    """Whether the file has a DICOM header with an image in it (its pixels may still be damaged)."""
+def _holds_image(path: Path) -> bool | None:
+    """Whether a file's header announces an image; None where it is damaged."""
     try:
-        return read_header(path, ["Rows"]).get("Rows") is not None
+        header = read_header(path, ["SOPClassUID", "Rows"])
     except InputError:
-        return False
+        return None
+    if header.get("Rows") is not None:
+        return True
+    # A header cut short may still say what the file was; a class cut short has no name of its own.
+    kind = header.get("SOPClassUID")
+    return None if kind is None or kind.name == kind or kind.name.endswith("Image Storage") else False
 
 
 def _masks_by_rank(images: list[Path], ground: Path) -> dict[Path, Path]:
-    """CT: mask and image of the same rank among the sorted names belong together."""
+    """CT: mask and image of the same rank among the sorted names belong together.
+
+    Files without an image have no mask; they are named, or left out, when the series is read. A file that can't be
+    read may be an image whose mask is there, or not: whichever makes the numbers agree.
+    """
     masks = _files(ground, "*.png")
-    if len(masks) != len(images):
-        # A stray file that is no image has no mask; it is named, or left out, when the series is read.
-        images = [image for image in images if _is_image(image)]
-    if len(masks) != len(images):
-        raise InputError(
-            f"{ground}: {len(masks)} masks for {len(images)} images in {ground.parent / 'DICOM_anon'}; CHAOS pairs "
-            "them by rank, so a missing or extra file shifts all that follow: complete the folder or remove the patient"
-        )
-    return dict(zip(images, masks, strict=True))
+    kinds = {image: _holds_image(image) for image in images}
+    with_unread = [image for image in images if kinds[image] is not False]
+    without = [image for image in images if kinds[image]]
+    for candidates in (with_unread, without):
+        if len(candidates) == len(masks):
+            return dict(zip(candidates, masks, strict=True))
+    raise InputError(
+        f"{ground}: {len(masks)} masks for {len(with_unread)} images in {ground.parent / 'DICOM_anon'}; CHAOS pairs "
+        "them by rank, so a missing or extra file shifts all that follow: complete the folder or remove the patient"
+    )
 
 
 def _masks_by_stem(images: list[Path], in_phase: list[Path], ground: Path) -> dict[Path, Path]:

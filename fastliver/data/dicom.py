@@ -50,17 +50,32 @@ def _parse(path: Path, **options: Any) -> pydicom.Dataset:
 
 
 def _numbers(dataset: pydicom.Dataset, field: str, count: int, path: Path) -> NDArray[np.float64]:
-    value = dataset.get(field)
+    value = None
     try:
+        value = dataset.get(field)
         numbers = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        numbers = np.empty(0)
+    except (TypeError, ValueError, OverflowError) as error:
+        value, numbers = value if value is not None else str(error), np.empty(0)
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
         raise InputError(
             f"{path}: {field} is {value!r}, expected {count} numbers; a slice without it has no place in the patient: "
             "export the series again, or leave the file out with --skip-bad"
         )
     return numbers
+
+
+def _number(dataset: pydicom.Dataset, field: str, default: float, path: Path) -> float:
+    """One number; `default` where the element is missing or empty."""
+    try:
+        value = dataset.get(field)
+        number = default if value is None or value == "" else float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{path}: {field} is no number ({error}); correct it, or leave the file out with --skip-bad"
+        ) from error
+    if not math.isfinite(number):
+        raise InputError(f"{path}: {field} is {number}; correct it, or leave the file out with --skip-bad")
+    return number
 
 
 def _read_slice(path: Path, modality: Modality) -> _Slice:
@@ -70,31 +85,38 @@ def _read_slice(path: Path, modality: Modality) -> _Slice:
         kind = getattr(dataset.get("SOPClassUID"), "name", "an object of unknown kind")
         raise InputError(f"{path}: holds no image ({kind}); remove it or add --skip-bad")
     if dataset.get("Modality") != modality:
-        raise InputError(f"{path}: Modality is {dataset.get('Modality')}, expected {modality}")
-    if int(dataset.get("NumberOfFrames") or 1) > 1 or int(dataset.get("SamplesPerPixel") or 1) > 1:
         raise InputError(
-            f"{path}: NumberOfFrames is {dataset.get('NumberOfFrames', 1)} and SamplesPerPixel "
-            f"{dataset.get('SamplesPerPixel', 1)}; only grey images of one frame can be read: export the series as "
-            "single-frame images"
+            f"{path}: Modality is {dataset.get('Modality')}, expected {modality}; remove the file or add --skip-bad"
+        )
+    frames, samples = (_number(dataset, field, 1, path) for field in ("NumberOfFrames", "SamplesPerPixel"))
+    if frames > 1 or samples > 1:
+        raise InputError(
+            f"{path}: NumberOfFrames is {frames:g} and SamplesPerPixel {samples:g}; only "
+            "grey images of one frame can be read: export the series as single-frame images"
         )
     try:
         pixels = dataset.pixel_array
     except Exception as error:
         raise InputError(
-            f"{path}: PixelData can't be decoded ({str(error).splitlines()[0]}); copy the file again or add --skip-bad"
+            f"{path}: PixelData can't be decoded ({str(error).partition(chr(10))[0]}); copy the file again "
+            "or add --skip-bad"
         ) from error
-    slope = float(dataset.get("RescaleSlope") or 1)
-    intercept = float(dataset.get("RescaleIntercept") or 0)
-    row_spacing, column_spacing = _numbers(dataset, "PixelSpacing", 2, path)
+    slope = _number(dataset, "RescaleSlope", 1, path)
+    intercept = _number(dataset, "RescaleIntercept", 0, path)
+    row_spacing, column_spacing = (float(value) for value in _numbers(dataset, "PixelSpacing", 2, path))
     if min(row_spacing, column_spacing) <= 0:
-        raise InputError(f"{path}: PixelSpacing is {[row_spacing, column_spacing]}, expected positive mm")
+        raise InputError(
+            f"{path}: PixelSpacing is {[row_spacing, column_spacing]}, expected positive mm; correct it, or leave the "
+            "file out with --skip-bad"
+        )
+    thickness = _number(dataset, "SpacingBetweenSlices", 0, path) or _number(dataset, "SliceThickness", 0, path)
     return _Slice(
         path=path,
         pixels=pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept),
         position=_numbers(dataset, "ImagePositionPatient", 3, path),
         orientation=_numbers(dataset, "ImageOrientationPatient", 6, path),
-        spacing=(float(row_spacing), float(column_spacing)),
-        thickness=float(dataset.get("SpacingBetweenSlices") or dataset.get("SliceThickness") or 1),
+        spacing=(row_spacing, column_spacing),
+        thickness=thickness or 1.0,
     )
 
 
@@ -104,14 +126,22 @@ def _check_alike(slices: Sequence[_Slice]) -> None:
         for field, a, b in (
             ("Rows and Columns", first.pixels.shape, other.pixels.shape),
             ("PixelSpacing", first.spacing, other.spacing),
-            ("ImageOrientationPatient", tuple(first.orientation), tuple(other.orientation)),
+            ("ImageOrientationPatient", tuple(first.orientation.tolist()), tuple(other.orientation.tolist())),
         ):
             if len(a) != len(b) or not np.allclose(a, b, rtol=0, atol=1e-3):
-                raise InputError(f"{other.path}: {field} is {b}, but {a} in {first.path.name} of the same series")
+                raise InputError(
+                    f"{other.path}: {field} is {b}, but {a} in {first.path.name} of the same series; put the two in "
+                    "folders of their own, or remove the one that doesn't belong"
+                )
 
 
 def read_series(
-    paths: Sequence[Path], modality: Modality, masks: Mapping[Path, Path] | None, liver: range, skip_bad: bool
+    paths: Sequence[Path],
+    modality: Modality,
+    masks: Mapping[Path, Path] | None,
+    liver: range,
+    skip_bad: bool,
+    skipped_before: Sequence[str] = (),
 ) -> Volume:
     """Read one series.
 
@@ -121,6 +151,7 @@ def read_series(
         masks: the PNG mask of each file, or None for a series without labels.
         liver: grey values of a mask that are liver.
         skip_bad: leave out files that can't be read, instead of raising.
+        skipped_before: what was left out while the series was looked for; goes into the volume's list.
 
     Raises:
         InputError: names the file, the field, what was found and what to do.
@@ -160,8 +191,9 @@ def read_series(
             "place can't be told apart: remove one, or put the two series in folders of their own"
         )
     if len(slices) > 1:
-        step = (slices[-1].position - slices[0].position) / (len(slices) - 1)
-        if np.ptp(gaps) > SPACING_TOLERANCE * gaps.mean():
+        # The usual gap: where a slice is missing, the others keep their distance.
+        step = (slices[-1].position - slices[0].position) / gaps.sum() * np.median(gaps)
+        if np.ptp(gaps) > SPACING_TOLERANCE * np.median(gaps):
             notes.append(f"{slices[0].path.parent}: slice spacing varies from {gaps.min():.2f} to {gaps.max():.2f} mm")
     else:
         step = normal * slices[0].thickness
@@ -177,12 +209,15 @@ def read_series(
     # The slice number rides along, so that each slice keeps its file when the order is turned.
     order = np.broadcast_to(np.arange(len(slices)), arrays[0].shape)
     turned, affine = to_display([*arrays, order], affine)
+    in_order = [slices[index] for index in turned[-1][:, 0, 0]]
     return Volume(
         image=turned[0],
         label=turned[1] if masks is not None else None,
         affine=affine,
-        sources=tuple(slices[index].path for index in turned[-1][:, 0, 0]),
-        skipped=tuple(skipped),
+        # Like the affine, the height is that of the corner that display orientation puts first.
+        heights=np.array([item.position[2] for item in in_order]) + affine[2, 3] - in_order[0].position[2],
+        sources=tuple(item.path for item in in_order),
+        skipped=(*skipped_before, *skipped),
         notes=tuple(notes),
     )
 
@@ -195,10 +230,14 @@ def read_mask(path: Path, shape: tuple[int, ...], image: Path, liver: range) -> 
         with Image.open(path) as opened:
             grey = np.asarray(opened.convert("L"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: the mask of {image.name} can't be read ({error})") from error
+        raise InputError(
+            f"{path}: the mask of {image.name} can't be read ({error}); export it again, or leave "
+            "the image out with --skip-bad"
+        ) from error
     if grey.shape != shape:
         raise InputError(
-            f"{path}: the mask is {grey.shape[0]}x{grey.shape[1]}, but its image {image} is {shape[0]}x{shape[1]}"
+            f"{path}: the mask is {grey.shape[0]}x{grey.shape[1]}, but its image {image} is {shape[0]}x{shape[1]}; "
+            "export it again at the image's size, or leave the image out with --skip-bad"
         )
     return ((grey >= liver.start) & (grey < liver.stop)).astype(np.uint8)
 
@@ -236,7 +275,9 @@ def find_studies(folder: Path, modality: Modality, skip_bad: bool) -> list[Study
             + f"; name a folder with {modality} (CHAOS, nnU-Net raw or DICOM)"
         )  # fmt: skip
     studies = []
-    for uid, files in series.items():
+    for number, (uid, files) in enumerate(series.items()):
+        # A file without a readable header belongs to no series: it is reported with the first.
+        unread = tuple(str(error) for error in bad) if number == 0 else ()
         first = files[0][1]
         paths = tuple(path for path, _ in files)
         studies.append(
@@ -246,7 +287,7 @@ def find_studies(folder: Path, modality: Modality, skip_bad: bool) -> list[Study
                 series=str(first.get("SeriesDescription") or uid),
                 paths=paths,
                 labelled=False,
-                read=partial(read_series, paths, modality, None, range(0), skip_bad),
+                read=partial(read_series, paths, modality, None, range(0), skip_bad, unread),
             )
         )
     return studies

@@ -26,7 +26,7 @@ class IntensityRule:
         """Map a whole volume (D, H, W) to float32 in [-1, 1]; one of a single grey value becomes -1."""
         low, high = self.low, self.high
         if self.modality == "MR":
-            low, high = np.percentile(volume, [self.low, self.high])
+            low, high = (float(value) for value in np.percentile(volume, [self.low, self.high]))
         if high <= low:
             return np.full_like(volume, -1.0)
         scaled = (np.clip(volume, low, high) - np.float32(low)) * np.float32(2.0 / (high - low)) - np.float32(1.0)

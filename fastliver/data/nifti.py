@@ -50,6 +50,10 @@ def _channel(folder: Path, description: dict[str, Any], modality: Modality) -> i
         raise InputError(
             f"{folder / 'dataset.json'}: channel_names is {channels!r}, expected such as {{'0': '{modality}'}}"
         )
+    if not all(str(number).isdigit() for number in channels):
+        raise InputError(
+            f"{folder / 'dataset.json'}: channel_names is {channels}, expected keys 0, 1, ...; correct them"
+        )
     for number, name in sorted((int(number), str(name)) for number, name in channels.items()):
         if _is_ct(name) == (modality == "CT"):
             return number
@@ -68,11 +72,14 @@ def liver_values(labels: Any, liver_label: str | None, path: Path) -> tuple[int,
         path: of dataset.json, for messages.
     """
     values: dict[str, tuple[int, ...]] = {}
-    for key, value in (labels or {}).items():
-        if str(key).isdigit() and isinstance(value, str):
-            values[value.lower()] = (int(key),)
-        else:
-            values[str(key).lower()] = tuple(int(v) for v in (value if isinstance(value, list) else [value]))
+    try:
+        for key, value in (labels or {}).items():
+            if str(key).isdigit() and isinstance(value, str):
+                values[value.lower()] = (int(key),)
+            else:
+                values[str(key).lower()] = tuple(int(v) for v in (value if isinstance(value, list) else [value]))
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(f"{path}: labels is {labels!r}, expected such as {{'background': 0, 'liver': 1}}") from None
     wanted = (liver_label or "liver").lower()
     if wanted in values:
         return values[wanted]
@@ -93,7 +100,7 @@ def _load(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     if voxels.ndim == 4 and voxels.shape[3] == 1:
         voxels = voxels[..., 0]
     if voxels.ndim != 3:
-        raise InputError(f"{path}: has shape {voxels.shape}, expected three dimensions")
+        raise InputError(f"{path}: has shape {voxels.shape}, expected three dimensions; name 3-D images")
     if not np.isfinite(voxels).all():
         raise InputError(f"{path}: holds values that are not finite; repair the file or add --skip-bad")
     return voxels, LPS_FROM_RAS @ np.asarray(image.affine, np.float64)
@@ -112,10 +119,13 @@ def read_case(image: Path, label: Path | None, liver: Sequence[int]) -> Volume:
             raise InputError(f"{label}: missing, the label of {image}; add it, or leave the image out with --skip-bad")
         marks, label_affine = _load(label)
         if marks.shape != voxels.shape:
-            raise InputError(f"{label}: the label is {marks.shape}, but its image {image} is {voxels.shape}")
+            raise InputError(
+                f"{label}: the label is {marks.shape}, but its image {image} is {voxels.shape}; "
+                "export the label again on its image's grid"
+            )
         corner = np.array([*voxels.shape, 1.0])
         apart = max(np.abs((affine - label_affine) @ point).max() for point in (corner, np.array([0.0, 0.0, 0.0, 1.0])))
-        if apart > np.linalg.norm(affine[:3, :3], axis=0).min():
+        if not apart <= np.linalg.norm(affine[:3, :3], axis=0).min():
             raise InputError(f"{label}: lies {apart:.1f} mm from its image {image}; their affines must agree")
         arrays.append(np.isin(marks, liver).astype(np.uint8))
     try:
@@ -126,6 +136,7 @@ def read_case(image: Path, label: Path | None, liver: Sequence[int]) -> Volume:
         image=turned[0],
         label=turned[1] if label is not None else None,
         affine=affine,
+        heights=affine[2, 3] + affine[2, 2] * np.arange(len(turned[0])),
         sources=(image,) * len(turned[0]),
     )
 
@@ -144,6 +155,8 @@ def find_studies(folder: Path, modality: Modality, liver_label: str | None) -> l
     suffix = f"_{channel:04d}{ending}"
     studies = []
     for image in sorted((folder / "imagesTr").glob(f"*{suffix}")):
+        if image.name.startswith("."):
+            continue
         case = image.name.removesuffix(suffix)
         label = folder / "labelsTr" / f"{case}{ending}" if labelled else None
         studies.append(
@@ -154,6 +167,7 @@ def find_studies(folder: Path, modality: Modality, liver_label: str | None) -> l
                 paths=(image, *([label] if label and label.exists() else [])),
                 labelled=labelled,
                 read=partial(read_case, image, label, liver),
+                options=str(liver),
             )
         )
     if not studies:

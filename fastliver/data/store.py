@@ -74,7 +74,7 @@ class SliceStore:
             )
             images = np.load(path / "images.npy", mmap_mode="r", allow_pickle=False)
             labels = np.load(path / "labels.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not a whole slice store ({error}); delete it and run again") from error
         shape = (len(entries), meta["size"], meta["size"])
         if images.shape != shape or labels.shape != shape:
@@ -179,7 +179,7 @@ def inputs_hash(studies: Iterable[Study], rule: IntensityRule, size: int, skip_b
     """A digest of what a store depends on: the files by name, size and time of change, and the settings."""
     digest = hashlib.sha256(json.dumps([FORMAT, asdict(rule), size, skip_bad]).encode())
     for study in studies:
-        digest.update(json.dumps([study.patient, study.labelled]).encode())
+        digest.update(json.dumps([study.patient, study.labelled, study.options]).encode())
         for path in study.paths:
             status = path.stat()
             digest.update(json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns]).encode())
@@ -240,7 +240,6 @@ def _add_study(
     fit = Fit.of(volume.image.shape[1:], volume.spacing[1:], size)
     images = fit.image(rule.apply(volume.image))
     labels = np.zeros(images.shape, np.uint8) if volume.label is None else fit.label(volume.label)
-    heights = [float((volume.affine @ [0, 0, number, 1])[2]) for number in range(len(images))]
     writer.add(
         images,
         labels,
@@ -257,7 +256,7 @@ def _add_study(
             {
                 "patient": study.patient,
                 "slice": number,
-                "z": round(heights[number], 4),
+                "z": round(float(volume.heights[number]), 4),
                 "spacing": [round(value, 6) for value in volume.spacing],
                 "source": str(volume.sources[number]),
             }

@@ -19,6 +19,8 @@ class Volume:
         image: (D, H, W) float32; HU for CT, the scanner's own units for MR.
         label: (D, H, W) uint8, 1 where liver is, or None for a series without labels.
         affine: (4, 4) float64, maps (column, row, slice) to patient coordinates in mm (LPS, DICOM PS3.3 C.7.6.2).
+        heights: (D,) float64, each slice's own position to the head in mm: where slices are missing it is the affine
+            that is wrong.
         sources: the file each slice was read from.
         skipped: "file: reason" of every file left out with `skip_bad`.
         notes: what a user should know of the series and can't see from the counts.
@@ -27,6 +29,7 @@ class Volume:
     image: NDArray[np.float32]
     label: NDArray[np.uint8] | None
     affine: NDArray[np.float64]
+    heights: NDArray[np.float64]
     sources: tuple[Path, ...]
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -48,6 +51,7 @@ class Study:
         series: what the series is called, for messages.
         paths: every file that decides what `read` gives.
         labelled: whether `read` gives a label.
+        options: what else decides what `read` gives, such as the label that is liver.
         read: reads the series; raises InputError that names the file and the field.
     """
 
@@ -57,3 +61,4 @@ class Study:
     paths: tuple[Path, ...]
     labelled: bool
     read: Callable[[], Volume]
+    options: str = ""

@@ -4,31 +4,26 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from fastliver.kernels import instance_norm_act, reflect_pad
+from fastliver.kernels import instance_norm_act, instance_norm_act_shared, reflect_pad
 from fastliver.models.initialise import init_normal
-
-
-def _interior(padded: Tensor) -> Tensor:
-    """The view of `padded` (N, C, H + 2, W + 2) without its border."""
-    return padded[:, :, 1:-1, 1:-1]
 
 
 class ResidualBlock(nn.Module):
     """conv3 - norm - ReLU - conv3 - norm, added to the input; both convolutions read reflection-padded activations.
 
-    Takes its input padded by 1 and gives its output padded by `pad_out`, so that a chain of blocks pads inside the
-    norms and nowhere else.
+    A block takes its input padded, for the convolution, together with the view of its inside, for the shortcut, and
+    gives its output alike: a chain of blocks pads inside the norms and copies nothing.
     """
 
-    def __init__(self, channels: int, pad_out: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3)
         self.conv2 = nn.Conv2d(channels, channels, 3)
-        self.pad_out = pad_out
 
-    def forward(self, padded: Tensor) -> Tensor:
+    def forward(self, padded: Tensor, inside: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+        """Padded and inside, (N, C, H + 2, W + 2) and (N, C, H, W); the output is padded by `pad`."""
         hidden = instance_norm_act(self.conv1(padded), "relu", pad=1)
-        return instance_norm_act(self.conv2(hidden), "none", residual=_interior(padded), pad=self.pad_out)
+        return instance_norm_act_shared(self.conv2(hidden), "none", residual=inside, pad=pad)
 
 
 class ResNetGenerator(nn.Module):
@@ -46,9 +41,7 @@ class ResNetGenerator(nn.Module):
         self.stem = nn.Conv2d(1, channels, 7)
         self.down1 = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1)
         self.down2 = nn.Conv2d(2 * channels, 4 * channels, 3, stride=2, padding=1)
-        self.blocks = nn.Sequential(
-            *(ResidualBlock(4 * channels, pad_out=1 if i < blocks - 1 else 0) for i in range(blocks))
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(4 * channels) for _ in range(blocks))
         self.up1 = nn.ConvTranspose2d(4 * channels, 2 * channels, 3, stride=2, padding=1, output_padding=1)
         self.up2 = nn.ConvTranspose2d(2 * channels, channels, 3, stride=2, padding=1, output_padding=1)
         self.head = nn.Conv2d(channels, out_channels, 7)
@@ -59,9 +52,11 @@ class ResNetGenerator(nn.Module):
         """(N, 1, H, W) in [-1, 1], H and W multiples of 4 -> (N, out_channels, H, W), [-1, 1] with tanh."""
         x = instance_norm_act(self.stem(reflect_pad(image, 3)), "relu")
         x = instance_norm_act(self.down1(x), "relu")
-        x = instance_norm_act(self.down2(x), "relu", pad=1)
-        x = self.blocks(x)
-        x = instance_norm_act(self.up1(x), "relu")
+        padded, inside = instance_norm_act_shared(self.down2(x), "relu", pad=1)
+        for number, block in enumerate(self.blocks, 1):
+            # What follows the last block pads with zeros, in its convolution.
+            padded, inside = block(padded, inside, pad=1 if number < len(self.blocks) else 0)
+        x = instance_norm_act(self.up1(inside), "relu")
         x = instance_norm_act(self.up2(x), "relu", pad=3)
         x = self.head(x)
         return torch.tanh(x) if self.tanh else x

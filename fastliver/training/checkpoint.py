@@ -7,6 +7,8 @@ and plain values only) and `checkpoint.json` (position, settings, digests of the
 
 import hashlib
 import io
+import json
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +48,18 @@ class Checkpoint:
         try:
             meta = read_json(path / "checkpoint.json")
             if meta["format"] != FORMAT:
-                raise DamagedCheckpoint(f"{path / 'checkpoint.json'}: format is {meta['format']}, expected {FORMAT}")
+                raise DamagedCheckpoint(
+                    f"{path / 'checkpoint.json'}: format is {meta['format']}, expected {FORMAT}; delete {path}"
+                )
+            if _digest(_canonical(meta)) != meta["digest"]:
+                raise DamagedCheckpoint(
+                    f"{path / 'checkpoint.json'}: damaged, not what was written; delete {path} and resume"
+                )
             for name, digest in meta["sha256"].items():
                 if _digest((path / name).read_bytes()) != digest:
-                    raise DamagedCheckpoint(f"{path / name}: damaged, its contents are not what was written")
+                    raise DamagedCheckpoint(f"{path / name}: damaged, not what was written; delete {path} and resume")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedCheckpoint(f"{path}: not a whole checkpoint ({error})") from error
+            raise DamagedCheckpoint(f"{path}: not a whole checkpoint ({error}); delete it and resume") from error
         return Checkpoint(path, meta)
 
     def weights(self) -> dict[str, Tensor]:
@@ -60,7 +68,10 @@ class Checkpoint:
 
     def state(self) -> dict[str, Any]:
         """Everything else that going on needs."""
-        return torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
+        try:
+            return torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            raise DamagedCheckpoint(f"{self.path / 'state.pt'}: not a state that fastliver wrote ({error})") from error
 
 
 def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict[str, Any], meta: dict[str, Any]) -> Path:
@@ -70,7 +81,9 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict[str, A
         # A kill while writing left it; one training alone writes here.
         shutil.rmtree(abandoned)
     _write(path, weights, state, {**meta, "step": step})
-    for old in _steps(folder)[:-KEPT]:
+    # What claims to be later was damaged, or training would have gone on from it.
+    before = [old for old in _steps(folder) if old <= path]
+    for old in set(_steps(folder)) - set(before[-KEPT:]):
         shutil.rmtree(old)
     return path
 
@@ -108,6 +121,11 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def _canonical(meta: dict[str, Any]) -> bytes:
+    """What `digest` in checkpoint.json is taken of: all the rest."""
+    return json.dumps({name: value for name, value in meta.items() if name != "digest"}, sort_keys=True).encode()
+
+
 def _write(path: Path, weights: dict[str, Tensor], state: dict[str, Any] | None, meta: dict[str, Any]) -> None:
     contents = {"weights.safetensors": safetensors.torch.save({name: w.contiguous() for name, w in weights.items()})}
     if state is not None:
@@ -117,5 +135,5 @@ def _write(path: Path, weights: dict[str, Tensor], state: dict[str, Any] | None,
     with new_folder(path) as temporary:
         for name, content in contents.items():
             write_file(temporary / name, content)
-        digests = {name: _digest(content) for name, content in contents.items()}
-        write_json(temporary / "checkpoint.json", {"format": FORMAT, **meta, "sha256": digests})
+        full = {"format": FORMAT, **meta, "sha256": {name: _digest(content) for name, content in contents.items()}}
+        write_json(temporary / "checkpoint.json", {**full, "digest": _digest(_canonical(full))})

@@ -11,7 +11,7 @@ from torch.optim import Adam, Optimizer
 
 from fastliver.config import EssNetConfig
 from fastliver.data.batches import BatchStream
-from fastliver.kernels import cycle_l1_loss, patch_adversarial_loss, pixel_cross_entropy
+from fastliver.kernels import cycle_l1_loss, patch_adversarial_loss, patch_discriminator_loss, pixel_cross_entropy
 from fastliver.models import EssNet
 from fastliver.training.image_pool import ImagePool
 from fastliver.training.trainer import StepResult, is_constant
@@ -25,9 +25,11 @@ def frozen(*networks: Module) -> Iterator[None]:
     """Gradients flow through these networks but not into their weights."""
     for network in networks:
         network.requires_grad_(False)
-    yield
-    for network in networks:
-        network.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.requires_grad_(True)
 
 
 class EssNetTrainer:
@@ -100,11 +102,7 @@ class EssNetTrainer:
     def discriminator_step(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
         """Update D1 or D2 with half the sum of its losses on real and generated images; gives that loss."""
         discriminator = getattr(self.network, name)
-        mode = self.config.adversarial
-        loss = 0.5 * (
-            patch_adversarial_loss(discriminator(real), True, mode)
-            + patch_adversarial_loss(discriminator(fake), False, mode)
-        )
+        loss = patch_discriminator_loss(discriminator(real), discriminator(fake), self.config.adversarial)
         self._update(name, loss)
         return loss.detach()
 

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,10 +51,10 @@ def train(
     """
     folder = run.checkpoints(job)
     total, per_epoch = trainer.epochs * trainer.steps_per_epoch, trainer.steps_per_epoch
-    start, seconds, last_good = _resume(trainer, folder, console)
+    guard = Guard(job, trainer.patience, per_epoch)
+    start, seconds, last_good = _resume(trainer, guard, folder, console)
     device = next(trainer.network.parameters()).device
     check_every = CHECK_EVERY_ON_GPU if device.type == "cuda" else 1
-    guard = Guard(job, trainer.patience, per_epoch)
     saved = time.monotonic()
     with MetricsLog(run, job, start) as log, bar(console, job, total) as progress:
         progress.update(start)
@@ -73,7 +74,7 @@ def train(
                     number + 1, f"epoch {epoch + 1}/{trainer.epochs}, loss {next(iter(losses.values())):.4f}"
                 )
                 if now - saved >= engine.checkpoint_minutes * 60 and number + 1 < total:
-                    last_good = f"last good checkpoint: {_save(trainer, folder, number + 1, seconds, meta)}"
+                    last_good = f"last good checkpoint: {_save(trainer, guard, folder, number + 1, seconds, meta)}"
                     began = saved = time.monotonic()
         guard.finish(total, last_good)
         seconds += time.monotonic() - began
@@ -83,21 +84,22 @@ def train(
     return times
 
 
-def _save(trainer: Trainer, folder: Any, step: int, seconds: float, meta: dict[str, Any]) -> str:
+def _save(trainer: Trainer, guard: Guard, folder: Path, step: int, seconds: float, meta: dict[str, Any]) -> str:
     state = {
         "optimizers": {name: optimizer.state_dict() for name, optimizer in trainer.optimizers.items()},
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "faults": guard.since,
         "extra": trainer.extra_state(),
     }
     return str(checkpoint.save(folder, step, trainer.network.state_dict(), state, {**meta, "seconds": seconds}))
 
 
-def _resume(trainer: Trainer, folder: Any, console: Console) -> tuple[int, float, str]:
+def _resume(trainer: Trainer, guard: Guard, folder: Path, console: Console) -> tuple[int, float, str]:
     """Load the last whole checkpoint, if any; gives its step, its seconds and what messages say of it."""
     found, warnings = checkpoint.latest(folder)
     for warning in warnings:
-        console.print(f"warning: {warning}; going back to the checkpoint before", style="yellow")
+        console.print(f"warning: {warning}; left out", style="yellow")
     if found is None:
         return 0, 0.0, "no checkpoint was written yet"
     state = found.state()
@@ -107,6 +109,7 @@ def _resume(trainer: Trainer, folder: Any, console: Console) -> tuple[int, float
     torch.set_rng_state(state["random"])
     if state["random_cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["random_cuda"])
+    guard.since = dict(state["faults"])
     trainer.load_extra_state(state["extra"])
     console.print(f"going on from {found.path}")
     return found.meta["step"], found.meta["seconds"], f"last good checkpoint: {found.path}"

@@ -176,10 +176,9 @@ def print_counts(description: dict[str, Any], console: Console) -> None:
         f"{kinds[split['name']]}: {split['train_slices']} MR slices of {len(split['train_patients'])} patients to "
         f"learn from, {split['test_slices']} of {len(split['test_patients'])} to test on; EssNet learns from "
         f"{split['essnet_ct_slices']} CT slices.",
-        highlight=False,
     )
     if split["warning"]:
         console.print(f"warning: {split['warning']}", style="yellow")
     for found in description["sources"]:
         for text in (*found["skipped"], *found["notes"]):
-            console.print(f"{found['modality']}: {text}", style="yellow", highlight=False)
+            console.print(f"{found['modality']}: {text}", style="yellow")

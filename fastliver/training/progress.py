@@ -35,7 +35,7 @@ class Bar:
         self.shown = now
         rate = (done - self.first) / max(now - self.started, 1e-9)
         left = f", {clock((self.total - done) / rate)} left" if rate > 0 and done < self.total else ""
-        self.console.print(f"{self.title} {done}/{self.total} {note}{left}", highlight=False)
+        self.console.print(f"{self.title} {done}/{self.total} {note}{left}")
 
 
 @contextmanager
@@ -45,10 +45,10 @@ def bar(console: Console, title: str, total: int) -> Iterator[Bar]:
         yield Bar(console, title, total, None, None)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
     with Progress(*columns, console=console) as progress:

@@ -120,7 +120,7 @@ class Run:
         if self.folder.read_result(result) is not None:
             self.console.print(f"{store}: done before")
             return
-        found = self._final(job, "--stage essnet")
+        found = self.trained(job, "--stage essnet")
         network = load_essnet(found.meta["network"], found.weights(), self.device)
         ct = self.data.ct
         with bar(self.console, f"synthesize {job}", len(ct.liver_slices())) as progress:
@@ -149,10 +149,7 @@ class Run:
         real = Slices.load(self.data.mr, self.data.split.train, self.device)
         if job.arrangement == 0:
             return real, len(real), 0
-        path = self.folder.synthetic(job.source)
-        if not path.exists():
-            raise InputError(f"{path}: no synthetic images yet; run --stage synthesize first")
-        store = SliceStore.open(path)
+        store = SliceStore.open(self.folder.synthetic(job.source))
         chosen = synthetic_subset(store, job.arrangement, job.seed)
         return real + Slices.load(store, chosen, self.device), len(real), len(chosen)
 
@@ -180,7 +177,7 @@ class Run:
         }
         times = self._train(job.name, meta, lambda: self.unet_trainer(job))
         _, real, synthetic = self.unet_slices(job)
-        found = self._final(job.name, "--stage unet")
+        found = self.trained(job.name, "--stage unet")
         network = load_unet(found.meta["network"], found.weights(), self.device)
         split, store = self.data.split, self.data.mr
         began = time.monotonic()
@@ -224,7 +221,8 @@ class Run:
         meta = {"job": job, **meta, "steps_per_epoch": trainer.steps_per_epoch}
         return train(trainer, self.folder, job, meta, self.config.engine, self.console)
 
-    def _final(self, job: str, stage: str) -> checkpoint.Checkpoint:
+    def trained(self, job: str, stage: str) -> checkpoint.Checkpoint:
+        """A finished training's checkpoint; raises InputError that names the stage to run where there is none."""
         found = checkpoint.final(self.folder.checkpoints(job))
         if found is None:
             raise InputError(f"{self.folder.checkpoints(job)}: {job} is not trained yet; run {stage} first")
@@ -241,9 +239,8 @@ class Run:
         }
 
 
-def run_stages(run: Run, stage: str) -> None:
-    """Carry out "essnet", "synthesize", "unet" or "all"."""
-    networks = synthesis_jobs(run.config)
+def check_stage(run: Run, stage: str) -> None:
+    """Raise InputError for what a stage lacks, before anything is trained or written."""
     if stage in ("unet", "all") and not run.data.mr.labelled:
         raise InputError(
             "the MR has no labels, which the U-Net learns from and is tested on; add them, or use --stage essnet and "
@@ -254,6 +251,19 @@ def run_stages(run: Run, stage: str) -> None:
             "the CT has no labels, so its synthetic MR has none for the U-Net to learn from; add them, or choose "
             "--arrangements 0"
         )
+    if stage == "synthesize":
+        for network in synthesis_jobs(run.config):
+            run.trained(network, "--stage essnet")
+    if stage == "unet":
+        for job in unet_jobs(run.config):
+            path = run.folder.synthetic(job.source)
+            if job.arrangement and not path.exists():
+                raise InputError(f"{path}: no synthetic images yet; run --stage synthesize first")
+
+
+def run_stages(run: Run, stage: str) -> None:
+    """Carry out "essnet", "synthesize", "unet" or "all"."""
+    networks = synthesis_jobs(run.config)
     if stage in ("essnet", "all"):
         for network in networks:
             run.train_essnet(network)

@@ -151,6 +151,5 @@ def test_terminal_cuts_nothing(make_run: MakeRun, width: int) -> None:
     print_tables(make_run(), console)
     text = console.export_text()
     assert "…" not in text
-    assert "<b>$x$[/red]" in text
     assert "0.9383 ± 0.0259" in text
     assert "+0.0283 ± 0.0072" in text

@@ -1,0 +1,1 @@
+"""Comparisons of fastliver with stock PyTorch and with peers."""

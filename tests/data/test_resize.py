@@ -1,0 +1,119 @@
+"""The triangle filter against DALI and PyTorch, which say what an antialiased resize is."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import interpolate
+
+from fastliver.data.resize import Fit, nearest_indices, triangle_matrix
+
+SIZES = [((512, 512), (256, 256)), ((257, 257), (256, 256)), ((37, 53), (24, 40)), ((20, 31), (41, 64)),
+         ((100, 60), (7, 5)), ((33, 33), (33, 70)), ((5, 9), (64, 64))]  # fmt: skip
+SIDES = st.integers(1, 130)
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return triangle_matrix(image.shape[0], size[0]) @ image @ triangle_matrix(image.shape[1], size[1]).T
+
+
+def noise(shape: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("before", "after"), SIZES)
+def test_it_is_dalis_antialiased_resize(before, after):
+    dali = pytest.importorskip("nvidia.dali")
+    image = noise(before)
+
+    @dali.pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    def pipeline():
+        pixels = dali.fn.external_source(name="image", layout="HWC", dtype=dali.types.FLOAT, ndim=3)
+        return dali.fn.resize(pixels, size=after, interp_type=dali.types.INTERP_LINEAR, antialias=True)
+
+    built = pipeline()
+    built.build()
+    built.feed_input("image", [image[..., None]])
+    (output,) = built.run()
+    # DALI places its taps in single precision, which at sizes that don't divide costs a few 1e-6.
+    np.testing.assert_allclose(resized(image, after), output.as_array()[0, ..., 0], atol=6e-6)
+
+
+@pytest.mark.parametrize(("before", "after"), SIZES)
+def test_it_is_pytorchs_away_from_the_edges(before, after):
+    image = noise(before)
+    expected = interpolate(
+        torch.from_numpy(image)[None, None].double(), size=after, mode="bilinear", antialias=True, align_corners=False
+    )[0, 0].numpy()
+    inner = []
+    for size_in, size_out in zip(before, after, strict=True):
+        step = size_in / size_out
+        centre, reach = (np.arange(size_out) + 0.5) * step, max(step, 1.0) + 0.5
+        inner.append((centre - reach >= 0) & (centre + reach <= size_in))
+    found = resized(image, after)[np.ix_(*inner)]
+    assert found.size or after == (7, 5) or before == (5, 9)
+    np.testing.assert_allclose(found, expected[np.ix_(*inner)], atol=2e-6)
+
+
+def test_halving_weighs_four_pixels_1_3_3_1():
+    """By hand: a triangle of half-width 2 centred between two pixels; the edge pixel stands for those beyond, too."""
+    expected = np.array([[4, 3, 1, 0, 0, 0], [0, 1, 3, 3, 1, 0], [0, 0, 0, 1, 3, 4]]) / 8
+    np.testing.assert_allclose(triangle_matrix(6, 3), expected, atol=1e-7)
+
+
+def test_doubling_weighs_two_pixels_1_3():
+    expected = np.array([[4, 0], [3, 1], [1, 3], [0, 4]]) / 4
+    np.testing.assert_allclose(triangle_matrix(2, 4), expected, atol=1e-7)
+
+
+@given(SIDES, SIDES)
+def test_rows_sum_to_one_and_no_weight_is_negative(size_in, size_out):
+    matrix = triangle_matrix(size_in, size_out)
+    assert matrix.shape == (size_out, size_in)
+    assert matrix.dtype == np.float32
+    assert matrix.min() >= 0
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(matrix, matrix[::-1, ::-1], atol=1e-6)
+
+
+@given(SIDES, SIDES)
+def test_labels_are_taken_as_by_pytorchs_nearest_exact(size_in, size_out):
+    line = torch.arange(size_in, dtype=torch.float64)[None, None]
+    expected = interpolate(line, size=size_out, mode="nearest-exact")[0, 0].numpy().astype(int)
+    # PyTorch computes in single precision, so a centre that falls between two pixels may go either way.
+    centre = (np.arange(size_out) + 0.5) * size_in / size_out
+    between = np.abs(centre - np.rint(centre)) < 1e-4
+    np.testing.assert_array_equal(nearest_indices(size_in, size_out)[~between], expected[~between])
+    assert (np.abs(nearest_indices(size_in, size_out) - expected) <= between).all()
+
+
+@pytest.mark.parametrize(("size_in", "size_out"), [(512, 256), (256, 512), (257, 256), (320, 256), (288, 256)])
+def test_common_sizes_of_labels_are_pytorchs_without_exception(size_in, size_out):
+    line = torch.arange(size_in, dtype=torch.float32)[None, None]
+    expected = interpolate(line, size=size_out, mode="nearest-exact")[0, 0].numpy()
+    np.testing.assert_array_equal(nearest_indices(size_in, size_out), expected)
+
+
+@pytest.mark.parametrize("size", [1, 2, 63, 256])
+def test_equal_sizes_change_nothing(size):
+    np.testing.assert_array_equal(triangle_matrix(size, size), np.eye(size, dtype=np.float32))
+    np.testing.assert_array_equal(nearest_indices(size, size), np.arange(size))
+
+
+def test_a_square_slice_of_the_stores_size_is_stored_as_it_is():
+    images = np.stack([noise((64, 64)), noise((64, 64)) / 2])
+    labels = (images > 0).astype(np.uint8)
+    fit = Fit.of((64, 64), (1.25, 1.25), 64)
+    np.testing.assert_array_equal(fit.image(images), images)
+    np.testing.assert_array_equal(fit.label(labels), labels)
+    np.testing.assert_array_equal(fit.affine(np.eye(4)), np.eye(4))
+    assert fit.image(images).dtype == np.float32
+    assert fit.label(labels).dtype == np.uint8
+
+
+@pytest.mark.parametrize("side", [1, 3, 500])
+def test_very_long_slices_keep_at_least_one_row(side):
+    fit = Fit.of((side, 2000), (1.0, 1.0), 64)
+    assert fit.image(np.zeros((1, side, 2000), np.float32)).shape == (1, 64, 64)
+    assert fit.scaled == (max(1, round(64 * side / 2000)), 64)

@@ -1,0 +1,119 @@
+"""Which weights a step of EssNet touches, and how fast."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from fastliver.training.essnet import EssNetTrainer
+
+
+def _snapshot(trainer: EssNetTrainer) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in trainer.network.named_parameters()}
+
+
+def _changed(trainer: EssNetTrainer, before: dict[str, torch.Tensor]) -> set[str]:
+    """The networks of which a weight changed; a network changes in all its kernels or in none."""
+    moved = {name for name, value in trainer.network.named_parameters() if not torch.equal(value, before[name])}
+    networks = {name.split(".")[0] for name in moved}
+    kernels = {name for name in before if name.endswith("weight") and name.split(".")[0] in networks}
+    assert kernels <= moved
+    return networks
+
+
+@pytest.mark.parametrize(("segmentor", "expected"), [(True, {"g1", "g2", "s"}), (False, {"g1", "g2"})])
+def test_a_generator_step_changes_the_generators_and_the_segmentor_alone(segmentor, expected, make_essnet):
+    trainer = make_essnet(segmentor=segmentor)
+    before = _snapshot(trainer)
+    (ct, labels), (mr, _) = trainer.ct.get(0, 0), trainer.mr.get(0, 0)
+    trainer.generator_step(ct, labels, mr)
+    assert _changed(trainer, before) == expected
+    discriminators = [*trainer.network.d1.parameters(), *trainer.network.d2.parameters()]
+    assert all(parameter.grad is None for parameter in discriminators)
+    assert all(parameter.requires_grad for parameter in trainer.network.parameters())
+
+
+@pytest.mark.parametrize("name", ["d1", "d2"])
+def test_a_discriminator_step_changes_that_discriminator_alone(name, make_essnet):
+    trainer = make_essnet()
+    before = _snapshot(trainer)
+    (ct, _), (mr, _) = trainer.ct.get(0, 0), trainer.mr.get(0, 0)
+    trainer.discriminator_step(name, mr, ct)
+    assert _changed(trainer, before) == {name}
+    others = [value for key, value in trainer.network.named_parameters() if not key.startswith(name)]
+    assert all(parameter.grad is None for parameter in others)
+
+
+def test_gradients_do_not_add_up_over_steps(make_essnet):
+    def gradients(steps: int) -> list[torch.Tensor]:
+        trainer = make_essnet(generator_lr=0.0, discriminator_lr=0.0, pool=0, augment="none")
+        for _ in range(steps):
+            trainer.step(0, 0)
+        return [parameter.grad.clone() for parameter in trainer.network.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(gradients(1), gradients(3), strict=True))
+
+
+def test_the_generator_step_leaves_the_discriminators_gradients_as_they_were(make_essnet):
+    trainer = make_essnet()
+    (ct, labels), (mr, _) = trainer.ct.get(0, 0), trainer.mr.get(0, 0)
+    trainer.discriminator_step("d1", mr, ct)
+    before = [parameter.grad.clone() for parameter in trainer.network.d1.parameters()]
+    trainer.generator_step(ct, labels, mr)
+    after = [parameter.grad for parameter in trainer.network.d1.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_the_segmentors_gradient_flows_into_g1_and_not_into_g2(make_essnet):
+    trainer = make_essnet(weights=(0.0, 0.0, 0.0, 0.0, 1.0))
+    trainer.step(0, 0)
+    network = trainer.network
+    assert network.g1.stem.weight.grad.any()
+    assert network.s.stem.weight.grad.any()
+    assert not any(parameter.grad.any() for parameter in network.g2.parameters())
+
+
+def _factors(trainer: EssNetTrainer, name: str) -> list[float]:
+    factors = []
+    for epoch in range(trainer.epochs):
+        trainer.set_learning_rates(epoch)
+        factors.append(trainer.optimizers[name].param_groups[0]["lr"] / trainer.base_lr[name])
+    return factors
+
+
+@pytest.mark.parametrize(
+    ("epochs", "decay", "factors"),
+    [
+        (2, 2, [1, 1, 2 / 3, 1 / 3]),
+        (1, 4, [1, 4 / 5, 3 / 5, 2 / 5, 1 / 5]),
+        (3, 0, [1, 1, 1]),
+    ],
+)
+def test_learning_rates_are_constant_and_then_fall_linearly(
+    epochs, decay, factors, make_essnet: Callable[..., EssNetTrainer]
+):
+    trainer = make_essnet(epochs=epochs, decay_epochs=decay)
+    for name in ("generators", "d1", "d2"):
+        assert _factors(trainer, name) == pytest.approx(factors)
+        assert trainer.base_lr[name] == (1e-4 if name == "generators" else 2e-4)
+
+
+def test_a_step_takes_its_epochs_learning_rate(make_essnet):
+    trainer = make_essnet(epochs=2, decay_epochs=2)
+    trainer.step(3, 0)
+    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in trainer.optimizers.items()}
+    assert rates == pytest.approx({"generators": 1e-4 / 3, "d1": 2e-4 / 3, "d2": 2e-4 / 3})
+    trainer.step(0, 0)
+    assert trainer.optimizers["generators"].param_groups[0]["lr"] == pytest.approx(1e-4)
+
+
+def test_the_pools_draw_anew_in_every_step_of_the_training(make_essnet):
+    trainer = make_essnet()
+    numbers: list[int] = []
+    trainer.mr_pool.query = lambda images, number: (numbers.append(number), images)[1]
+    trainer.ct_pool.query = lambda images, number: (numbers.append(number), images)[1]
+    for epoch in range(2):
+        for step in range(trainer.steps_per_epoch):
+            trainer.step(epoch, step)
+    assert numbers == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert trainer.mr_pool.seed != trainer.ct_pool.seed

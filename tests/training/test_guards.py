@@ -1,0 +1,151 @@
+"""Runs that diverge or collapse stop, and say where."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastliver.config import EngineConfig
+from fastliver.errors import RunError
+from fastliver.training.essnet import CT_CONSTANT, MR_CONSTANT
+from fastliver.training.guards import Guard
+from fastliver.training.loop import train
+from fastliver.training.trainer import StepResult, is_constant
+from fastliver.training.unet import GREY, ONE_CLASS
+
+
+def _result(loss: float = 1.0, **faults: bool) -> StepResult:
+    losses = {"first": torch.tensor(0.5), "gan_mr": torch.tensor(loss)}
+    return StepResult(losses, {name: torch.tensor(float(value)) for name, value in faults.items()})
+
+
+def _guard(patience: int = 3, per_epoch: int = 4) -> Guard:
+    return Guard("essnet", {"stuck": patience, "dark": patience}, per_epoch)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_no_number_is_named_with_its_step(loss):
+    guard = _guard()
+    for step in range(9):
+        guard.watch(step, _result(loss if step == 7 else 1.0))
+    with pytest.raises(RunError, match=rf"^essnet: loss gan_mr is {loss} at step 7; last good: X; try another --seed"):
+        guard.check("last good: X")
+
+
+def test_a_fault_stops_the_run_after_its_patience_and_not_before():
+    guard = _guard(patience=3)
+    guard.watch(4, _result(stuck=True, dark=False))
+    guard.check("")
+    guard.watch(5, _result(stuck=True, dark=True))
+    guard.check("")
+    guard.watch(6, _result(stuck=True, dark=True))
+    with pytest.raises(RunError, match="essnet: stuck, from step 4 to step 6; Y"):
+        guard.check("Y")
+
+
+def test_a_fault_that_comes_and_goes_does_not_stop():
+    guard = _guard(patience=3, per_epoch=3)
+    for step in range(60):
+        guard.watch(step, _result(stuck=step % 3 != 2, dark=step % 2 == 0))
+        guard.check("")
+    guard.finish(60, "")
+
+
+def test_a_fault_that_held_for_the_whole_last_epoch_stops_at_the_end():
+    for since, stops in ((4, True), (5, False)):
+        guard = _guard(patience=100, per_epoch=4)
+        for step in range(8):
+            guard.watch(step, _result(stuck=step >= since))
+        if stops:
+            with pytest.raises(RunError, match="stuck, from step 4 to the end; Z; .*, or more epochs"):
+                guard.finish(8, "Z")
+        else:
+            guard.finish(8, "Z")
+
+
+def test_an_image_without_contrast_is_constant():
+    images = torch.rand(2, 1, 8, 8)
+    assert not is_constant(images)
+    images[1] = 0.3 + 1e-4 * torch.rand(1, 8, 8)
+    assert is_constant(images)
+
+
+# In training
+
+
+def _zero_head(network: torch.nn.Module, weight: float = 0.0, bias: float = 0.0) -> None:
+    """Make the last layer of a network output a constant."""
+    with torch.no_grad():
+        network.weight.mul_(weight)
+        network.bias.fill_(bias)
+
+
+@pytest.mark.parametrize(("generator", "fault"), [("g1", MR_CONSTANT), ("g2", CT_CONSTANT)])
+def test_a_generator_that_gives_a_constant_stops_the_training(generator, fault, make_essnet, run, console):
+    trainer = make_essnet(epochs=9, generator_lr=0.0)
+    assert trainer.patience == {MR_CONSTANT: 100, CT_CONSTANT: 100}
+    trainer.patience = dict.fromkeys(trainer.patience, 5)
+    _zero_head(getattr(trainer.network, generator).head)
+    with pytest.raises(RunError, match=f"essnet: {fault}, from step 0 to step 4; no checkpoint was written yet"):
+        train(trainer, run, "essnet", {}, EngineConfig(checkpoint_minutes=60), console)
+
+
+def test_a_short_run_whose_generator_gave_a_constant_throughout_fails_at_the_end(make_essnet, run, console):
+    trainer = make_essnet(epochs=1, generator_lr=0.0)
+    _zero_head(trainer.network.g1.head)
+    with pytest.raises(RunError, match="from step 0 to the end"):
+        train(trainer, run, "essnet", {}, EngineConfig(), console)
+    assert not (run.checkpoints("essnet") / "final").exists()
+
+
+@pytest.mark.parametrize("bias", [50.0, -50.0])
+def test_a_unet_of_one_class_stops_the_training(bias, make_unet, run, console):
+    trainer = make_unet(epochs=9, lr=0.0, collapse_steps=4)
+    _zero_head(trainer.network.out, 1.0, bias)
+    with pytest.raises(RunError, match=f"{ONE_CLASS}, from step 0 to step 3"):
+        train(trainer, run, "unet-real-0-seed0", {}, EngineConfig(), console)
+
+
+def test_a_grey_unet_stops_the_training(make_unet, run, console):
+    trainer = make_unet(epochs=9, lr=0.0)
+    assert trainer.patience == {GREY: 100, ONE_CLASS: 3000}
+    trainer.patience[GREY] = 4
+    _zero_head(trainer.network.out)
+    with pytest.raises(RunError, match=f"{GREY}, from step 0 to step 3"):
+        train(trainer, run, "unet", {}, EngineConfig(), console)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_one_class_is_no_fault_where_the_labels_hold_one_class(value, make_unet):
+    trainer = make_unet(lr=0.0)
+    _zero_head(trainer.network.out, 1.0, 50.0)
+    trainer.slices.slices.labels.fill_(value)
+    trainer.slices.augment = "none"
+    assert not trainer.step(0, 0).faults[ONE_CLASS]
+
+
+def test_divergence_names_a_checkpoint_that_is_there_and_finite(make_essnet, run, console):
+    trainer = make_essnet(epochs=4)
+    step = trainer.step
+
+    def break_at_5(epoch: int, number: int) -> StepResult:
+        if (epoch, number) == (1, 2):
+            with torch.no_grad():
+                trainer.network.g1.head.weight.fill_(float("nan"))
+        return step(epoch, number)
+
+    trainer.step = break_at_5
+    with pytest.raises(RunError, match="loss generators is nan at step 5; last good checkpoint: ") as caught:
+        train(trainer, run, "essnet", {}, EngineConfig(checkpoint_minutes=0), console)
+    path = Path(re.search(r"checkpoint: (.*?);", str(caught.value))[1])
+    assert path == run.checkpoints("essnet") / "step-00000005"
+    good = make_essnet()
+    good.network.load_state_dict(_weights(path))
+    assert all(value.isfinite().all() for value in good.network.state_dict().values())
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    from fastliver.training.checkpoint import Checkpoint
+
+    return Checkpoint.open(path).weights()

@@ -12,6 +12,9 @@ from fastliver.reporting.tables import Table
 PADDING = 3
 """What the box adds to each column (a space on both sides and the gap), and at most once more to the table."""
 
+BRIEF = ("Training images", "Synthetic by", "Dice", "Δ Dice", "IoU", "Paper Dice", "Paper IoU")
+"""The columns that answer the question; the page and the CSV have all of them."""
+
 
 def _width(table: Table, place: int) -> int:
     cells = [row[place].text for row in table.rows]
@@ -20,7 +23,7 @@ def _width(table: Table, place: int) -> int:
 
 def _blocks(table: Table, width: int) -> Iterator[list[int]]:
     """Columns that fit side by side; each block repeats the leading columns of words, which say what a row is."""
-    places = range(len(table.columns))
+    places = [place for place, column in enumerate(table.columns) if column.label in BRIEF]
     lead = [place for place in places if not table.columns[place].numeric]
     block = list(lead)
     for place in places:
@@ -34,7 +37,7 @@ def _blocks(table: Table, width: int) -> Iterator[list[int]]:
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print one table, in several blocks of columns where the terminal is too narrow, so that no number is cut."""
+    """Print a result table's main columns, in several blocks of columns where the terminal is too narrow, so that no number is cut."""
     # Text, not strings: brackets in a name aren't markup.
     console.print(Text(table.title, style="bold"))
     for block in _blocks(table, console.width):

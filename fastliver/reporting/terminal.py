@@ -37,7 +37,7 @@ def _blocks(table: Table, width: int) -> Iterator[list[int]]:
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print a result table's main columns, in several blocks of columns where the terminal is too narrow, so that no number is cut."""
+    """Print a result table's main columns, in several blocks where the terminal is too narrow: no number is cut."""
     # Text, not strings: brackets in a name aren't markup.
     console.print(Text(table.title, style="bold"))
     for block in _blocks(table, console.width):

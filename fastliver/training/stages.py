@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from fastliver.config import TrainConfig
@@ -35,7 +36,7 @@ FIGURE_SLICES = 6
 """Slices of each kind that are kept for the report's figures."""
 
 
-def evenly(count: int) -> np.ndarray:
+def evenly(count: int) -> NDArray[np.intp]:
     """Up to FIGURE_SLICES positions spread over `count`, away from the ends where livers are small."""
     kept = min(FIGURE_SLICES, count)
     return ((np.arange(kept) + 0.5) * count / kept).astype(int)
@@ -144,14 +145,10 @@ class Run:
 
     # U-Net
 
-    def unet_slices(self, job: UNetJob) -> tuple[Slices, int, int]:
-        """What a U-Net learns from, and how many of it are real and synthetic."""
-        real = Slices.load(self.data.mr, self.data.split.train, self.device)
-        if job.arrangement == 0:
-            return real, len(real), 0
+    def synthetic_slices(self, job: UNetJob) -> tuple[SliceStore, NDArray[np.intp]]:
+        """The synthetic images that a U-Net learns from besides the real ones: their store and their numbers there."""
         store = SliceStore.open(self.folder.synthetic(job.source))
-        chosen = synthetic_subset(store, job.arrangement, job.seed)
-        return real + Slices.load(store, chosen, self.device), len(real), len(chosen)
+        return store, synthetic_subset(store, job.arrangement, job.seed)
 
     def unet_settings(self) -> dict[str, Any]:
         """The U-Net's arguments."""
@@ -161,7 +158,9 @@ class Run:
         """A new U-Net and its data."""
         torch.manual_seed(job.seed)
         network = UNet(**self.unet_settings()).to(self.device)
-        slices, _, _ = self.unet_slices(job)
+        slices = Slices.load(self.data.mr, self.data.split.train, self.device)
+        if job.arrangement:
+            slices += Slices.load(*self.synthetic_slices(job), self.device)
         stream = BatchStream(slices, self.config.unet.batch, (job.seed, 23), self.config.experiment.augment)
         return UNetTrainer(network, self.config.unet, stream)
 
@@ -176,7 +175,6 @@ class Run:
             "mr_intensity": self.data.mr.meta["intensity"],
         }
         times = self._train(job.name, meta, lambda: self.unet_trainer(job))
-        _, real, synthetic = self.unet_slices(job)
         found = self.trained(job.name, "--stage unet")
         network = load_unet(found.meta["network"], found.weights(), self.device)
         split, store = self.data.split, self.data.mr
@@ -199,8 +197,8 @@ class Run:
                 "job": job.name,
                 "source": job.source,
                 "arrangement": job.arrangement,
-                "real": real,
-                "synthetic": synthetic,
+                "real": len(split.train),
+                "synthetic": len(self.synthetic_slices(job)[1]) if job.arrangement else 0,
                 "seed": job.seed,
                 "parameters": count_parameters(network),
                 "images_per_second": rate,

@@ -19,6 +19,8 @@ from fastliver.errors import InputError
 
 SERIES_TAGS = ["Modality", "SeriesInstanceUID", "SeriesDescription", "PatientID", "PatientName", "StudyInstanceUID",
                "ImageType", "Rows"]  # fmt: skip
+GRID_TAGS = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices",
+             "SliceThickness"]  # fmt: skip
 POSITION_TOLERANCE_MM = 1e-3
 SPACING_TOLERANCE = 0.1
 
@@ -78,6 +80,12 @@ def _number(dataset: pydicom.Dataset, field: str, default: float, path: Path) ->
     return number
 
 
+def _thickness(dataset: pydicom.Dataset, path: Path) -> float:
+    """The distance in mm to a next slice, from the header alone."""
+    fields = ("SpacingBetweenSlices", "SliceThickness")
+    return next((value for value in (_number(dataset, field, 0, path) for field in fields) if value), 1.0)
+
+
 def _read_slice(path: Path, modality: Modality) -> _Slice:
     """One file's slice; raises InputError that names file and field."""
     dataset = _parse(path)
@@ -109,14 +117,13 @@ def _read_slice(path: Path, modality: Modality) -> _Slice:
             f"{path}: PixelSpacing is {[row_spacing, column_spacing]}, expected positive mm; correct it, or leave the "
             "file out with --skip-bad"
         )
-    thickness = _number(dataset, "SpacingBetweenSlices", 0, path) or _number(dataset, "SliceThickness", 0, path)
     return _Slice(
         path=path,
         pixels=pixels.astype(np.float32) * np.float32(slope) + np.float32(intercept),
         position=_numbers(dataset, "ImagePositionPatient", 3, path),
         orientation=_numbers(dataset, "ImageOrientationPatient", 6, path),
         spacing=(row_spacing, column_spacing),
-        thickness=thickness or 1.0,
+        thickness=_thickness(dataset, path),
     )
 
 
@@ -133,6 +140,60 @@ def _check_alike(slices: Sequence[_Slice]) -> None:
                     f"{other.path}: {field} is {b}, but {a} in {first.path.name} of the same series; put the two in "
                     "folders of their own, or remove the one that doesn't belong"
                 )
+
+
+def stack_grid(
+    path: Path,
+    positions: Sequence[NDArray[np.float64]],
+    orientation: NDArray[np.float64],
+    spacing: tuple[float, float],
+    thickness: float,
+) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]]:
+    """How slices of one series stack (DICOM PS3.3 C.7.6.2.1.1).
+
+    Args:
+        path: a file of the series, for messages.
+        positions: ImagePositionPatient of each slice.
+        orientation: ImageOrientationPatient of all of them.
+        spacing: between rows and columns in mm.
+        thickness: distance to the next slice in mm where there is only one.
+
+    Returns:
+        The order along the normal, the affine of (column, row, slice in that order) to LPS mm, and the gaps in mm.
+
+    Raises:
+        InputError: when the slices aren't axial.
+    """
+    columns_to, rows_to = orientation[:3], orientation[3:]
+    normal = np.cross(columns_to, rows_to)
+    if abs(normal[2]) < math.cos(math.radians(45)):
+        raise InputError(
+            f"{path}: ImageOrientationPatient is {[round(float(v), 3) for v in orientation]}, not an axial slice; "
+            "fastliver works on axial series: name another"
+        )
+    along = np.array([position @ normal for position in positions])
+    order = [int(index) for index in np.argsort(along, kind="stable")]
+    gaps = np.diff(along[order])
+    step = normal * thickness
+    if gaps.sum() > 0:
+        # The usual gap: where a slice is missing, the others keep their distance.
+        step = (positions[order[-1]] - positions[order[0]]) / gaps.sum() * np.median(gaps)
+    affine = np.eye(4)
+    affine[:3, 0] = columns_to * spacing[1]
+    affine[:3, 1] = rows_to * spacing[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = positions[order[0]]
+    return order, affine, gaps
+
+
+def grid_of(paths: Sequence[Path]) -> tuple[list[int], NDArray[np.float64]]:
+    """The order and the affine of a series from its headers alone; see `stack_grid`."""
+    headers = [read_header(path, GRID_TAGS) for path in paths]
+    positions = [_numbers(header, "ImagePositionPatient", 3, path) for header, path in zip(headers, paths, strict=True)]
+    row, column = (float(value) for value in _numbers(headers[0], "PixelSpacing", 2, paths[0]))
+    orientation = _numbers(headers[0], "ImageOrientationPatient", 6, paths[0])
+    order, affine, _ = stack_grid(paths[0], positions, orientation, (row, column), _thickness(headers[0], paths[0]))
+    return order, affine
 
 
 def read_series(
@@ -173,42 +234,26 @@ def read_series(
         raise InputError(f"{paths[0].parent}: none of its {len(paths)} files could be read; the first: {skipped[0]}")
     _check_alike(slices)
 
-    orientation = slices[0].orientation
-    columns_to, rows_to = orientation[:3], orientation[3:]
-    normal = np.cross(columns_to, rows_to)
-    if abs(normal[2]) < math.cos(math.radians(45)):
-        raise InputError(
-            f"{slices[0].path}: ImageOrientationPatient is {[round(float(v), 3) for v in orientation]}, not an axial "
-            "slice; fastliver works on axial series"
-        )
-    slices.sort(key=lambda item: float(item.position @ normal))
+    first = slices[0]
+    order, affine, gaps = stack_grid(
+        first.path, [item.position for item in slices], first.orientation, first.spacing, first.thickness
+    )
+    slices = [slices[index] for index in order]
     notes: list[str] = []
-    along = np.array([item.position @ normal for item in slices])
-    gaps = np.diff(along)
     for index in np.flatnonzero(gaps < POSITION_TOLERANCE_MM):
         raise InputError(
             f"{slices[index + 1].path}: ImagePositionPatient is that of {slices[index].path.name}; two slices at one "
             "place can't be told apart: remove one, or put the two series in folders of their own"
         )
-    if len(slices) > 1:
-        # The usual gap: where a slice is missing, the others keep their distance.
-        step = (slices[-1].position - slices[0].position) / gaps.sum() * np.median(gaps)
-        if np.ptp(gaps) > SPACING_TOLERANCE * np.median(gaps):
-            notes.append(f"{slices[0].path.parent}: slice spacing varies from {gaps.min():.2f} to {gaps.max():.2f} mm")
-    else:
-        step = normal * slices[0].thickness
-    affine = np.eye(4)
-    affine[:3, 0] = columns_to * slices[0].spacing[1]
-    affine[:3, 1] = rows_to * slices[0].spacing[0]
-    affine[:3, 2] = step
-    affine[:3, 3] = slices[0].position
+    if len(gaps) and np.ptp(gaps) > SPACING_TOLERANCE * np.median(gaps):
+        notes.append(f"{first.path.parent}: slice spacing varies from {gaps.min():.2f} to {gaps.max():.2f} mm")
 
     arrays: list[NDArray] = [np.stack([item.pixels for item in slices]).transpose(2, 1, 0)]
     if masks is not None:
         arrays.append(np.stack([labels[item.path] for item in slices]).transpose(2, 1, 0))
     # The slice number rides along, so that each slice keeps its file when the order is turned.
-    order = np.broadcast_to(np.arange(len(slices)), arrays[0].shape)
-    turned, affine = to_display([*arrays, order], affine)
+    numbers = np.broadcast_to(np.arange(len(slices)), arrays[0].shape)
+    turned, affine = to_display([*arrays, numbers], affine)
     in_order = [slices[index] for index in turned[-1][:, 0, 0]]
     return Volume(
         image=turned[0],

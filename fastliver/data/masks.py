@@ -1,0 +1,228 @@
+"""Liver masks from files that others made: NIfTI, DICOM SEG, and folders of CHAOS PNG."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastliver.data import chaos, dicom
+from fastliver.data.nifti import READ_ERRORS
+from fastliver.data.orientation import LPS_FROM_RAS, to_display
+from fastliver.errors import InputError
+
+LIVER_CODES = {"10200004", "T-62000"}
+"""SNOMED CT and SNOMED RT for the liver."""
+
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Mask:
+    """One volume's mask as its file has it.
+
+    Attributes:
+        path: the file, or the folder of PNG.
+        voxels: (I, J, K) booleans, True where liver is.
+        affine: (4, 4), maps (i, j, k) to LPS patient coordinates in mm; None where nothing says.
+    """
+
+    path: Path
+    voxels: NDArray[np.bool_]
+    affine: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True)
+class MaskPair:
+    """A predicted mask and the true one on one grid in display orientation, (D, H, W), with its spacing in mm."""
+
+    predicted: NDArray[np.bool_]
+    true: NDArray[np.bool_]
+    spacing: tuple[float, float, float]
+
+
+def _case_name(path: Path) -> str:
+    """The case a file is of: its name without its ending."""
+    for ending in (*NIFTI_ENDINGS, ".dcm"):
+        if path.name.endswith(ending):
+            return path.name.removesuffix(ending)
+    return path.name
+
+
+def _has_masks(folder: Path) -> bool:
+    return any(item.suffix.lower() == ".png" and not item.name.startswith(".") for item in folder.iterdir())
+
+
+def find_masks(path: Path) -> dict[str, Path]:
+    """The masks under a path by case: a file, a folder of PNG (one case), a folder of files, or a CHAOS tree.
+
+    Raises:
+        InputError: when there are none.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: does not exist; name a mask (NIfTI, DICOM SEG, folder of PNG) or a folder of masks")
+    if path.is_file():
+        return {_case_name(path): path}
+    if _has_masks(path):
+        return {path.parent.name if path.name == "Ground" else path.name: path}
+    files = sorted(item for item in path.iterdir() if item.is_file() and item.name.endswith((*NIFTI_ENDINGS, ".dcm")))
+    found = {_case_name(item): item for item in files if not item.name.startswith(".")}
+    if not found:
+        for folder in sorted(item for item in path.rglob("*") if item.is_dir() and _has_masks(item)):
+            case = folder.relative_to(path).parts[0]
+            if case in found:
+                raise InputError(
+                    f"{folder}: a second folder of PNG for {case}, besides {found[case]}; name one of them"
+                )
+            found[case] = folder
+    if not found:
+        raise InputError(f"{path}: no masks found (NIfTI, DICOM SEG .dcm, folders of PNG); check the folder")
+    return found
+
+
+def read_mask(path: Path, label: int | None) -> Mask:
+    """Read one mask.
+
+    Args:
+        path: NIfTI, DICOM SEG, or a folder of CHAOS PNG.
+        label: the value that is liver (in a DICOM SEG the segment's number); None finds it out where only one
+            can be meant.
+
+    Raises:
+        InputError: names the file and what is wrong with it.
+    """
+    if path.is_dir():
+        return _read_png(path, label)
+    return _read_nifti(path, label) if path.name.endswith(NIFTI_ENDINGS) else _read_seg(path, label)
+
+
+def _liver(values: NDArray[Any], label: int | None, path: Path) -> NDArray[np.bool_]:
+    """Where the liver is, if only one value can be meant."""
+    if label is not None:
+        return np.asarray(values == label)
+    found = np.unique(values[values != 0])
+    if len(found) > 1:
+        shown = ", ".join(f"{value:g}" for value in found[:8])
+        raise InputError(f"{path}: holds the labels {shown}; name the liver's with --label")
+    return np.asarray(values != 0)
+
+
+def _read_nifti(path: Path, label: int | None) -> Mask:
+    try:
+        image: Any = nibabel.load(path)
+        values = np.asarray(image.dataobj)
+    except READ_ERRORS as error:
+        raise InputError(f"{path}: can't be read as NIfTI ({error}); copy the file again") from error
+    if values.ndim != 3:
+        raise InputError(f"{path}: has shape {values.shape}, expected three dimensions; name a 3-D mask")
+    return Mask(path, _liver(values, label, path), LPS_FROM_RAS @ np.asarray(image.affine, np.float64))
+
+
+def _read_seg(path: Path, label: int | None) -> Mask:
+    import highdicom
+
+    try:
+        seg = highdicom.seg.segread(path)
+    except Exception as error:
+        raise InputError(f"{path}: can't be read as DICOM SEG ({error}); name a segmentation object") from error
+    number = label if label is not None else _liver_segment(seg, path)
+    try:
+        volume = seg.get_volume(segment_numbers=[number], combine_segments=True, relabel=True)
+    except Exception as error:
+        raise InputError(f"{path}: segment {number} can't be read as a volume ({error})") from error
+    return Mask(path, np.asarray(volume.array) != 0, np.asarray(volume.affine, np.float64))
+
+
+def _liver_segment(seg: Any, path: Path) -> int:
+    """The number of the segment that is coded or called liver, or of the only one."""
+    described = {number: seg.get_segment_description(number) for number in seg.segment_numbers}
+    for number, segment in described.items():
+        code = segment.segmented_property_type
+        if code.value in LIVER_CODES or "liver" in (code.meaning.lower(), segment.segment_label.lower()):
+            return int(number)
+    if len(described) == 1:
+        return int(next(iter(described)))
+    labels = ", ".join(f"{number} {segment.segment_label}" for number, segment in described.items())
+    raise InputError(f"{path}: holds the segments {labels}, none of them liver; name its number with --label")
+
+
+def _read_png(folder: Path, label: int | None) -> Mask:
+    """A folder of PNG as (columns, rows, slices) by rank of the names; geometry from the DICOM beside `Ground`."""
+    files = sorted(item for item in folder.glob("*.png") if not item.name.startswith("."))
+    slices = []
+    for file in files:
+        try:
+            with Image.open(file) as opened:
+                slices.append(np.asarray(opened.convert("L")))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"{file}: can't be read as PNG ({error}); export it again") from error
+        if slices[-1].shape != slices[0].shape:
+            raise InputError(
+                f"{file}: is {slices[-1].shape}, but {files[0].name} is {slices[0].shape}; mend the folder"
+            )
+    values = np.stack(slices).transpose(2, 1, 0)
+    if label is None and folder.parent.name in ("T1DUAL", "T2SPIR"):
+        liver = (values >= chaos.MR_LIVER.start) & (values < chaos.MR_LIVER.stop)
+    else:
+        liver = _liver(values, label, folder)
+    return Mask(folder, liver, _affine_beside(folder, len(files)))
+
+
+def _affine_beside(folder: Path, count: int) -> NDArray[np.float64] | None:
+    """The affine of the images that a `Ground` folder belongs to, in order of their names, or None."""
+    images = folder.parent / "DICOM_anon"
+    images = images / "InPhase" if (images / "InPhase").is_dir() else images
+    if folder.name != "Ground" or not images.is_dir():
+        return None
+    files = sorted(item for item in images.iterdir() if item.is_file() and not item.name.startswith("."))
+    if len(files) != count:
+        raise InputError(f"{folder}: {count} masks for {len(files)} images in {images}; complete the folders")
+    order, affine = dicom.grid_of(files)
+    if order == list(range(count)):
+        return affine
+    if order == list(reversed(range(count))):
+        # The names run from head to feet: the first one's slice is the last along the normal.
+        return affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, count - 1], [0, 0, 0, 1.0]])
+    raise InputError(
+        f"{images}: the names don't follow the slices' positions; name a mask with geometry (NIfTI, DICOM SEG)"
+    )
+
+
+def pair(predicted: Mask, true: Mask, spacing: tuple[float, float, float] | None) -> MaskPair:
+    """Both masks on one grid.
+
+    A mask without geometry (PNG) takes the other's, if their sizes agree; `spacing` (slice, row, column in mm) serves
+    where neither has one.
+
+    Raises:
+        InputError: when sizes or geometry don't agree; names both files.
+    """
+    affines = [mask.affine for mask in (predicted, true)]
+    if affines[0] is None and affines[1] is None:
+        if spacing is None:
+            raise InputError(f"{true.path} and {predicted.path}: neither says how large a voxel is; give --spacing")
+        affines = [np.diag([spacing[2], spacing[1], spacing[0], 1.0])] * 2
+    arrays, placed = [], []
+    for mask, own, other in zip((predicted, true), affines, reversed(affines), strict=True):
+        affine = own if own is not None else other
+        assert affine is not None
+        turned, turned_affine = to_display([mask.voxels], affine)
+        arrays.append(turned[0])
+        placed.append(turned_affine)
+    if arrays[0].shape != arrays[1].shape:
+        raise InputError(
+            f"{predicted.path}: {arrays[0].shape} slices, rows and columns, but {true.path} has {arrays[1].shape}; "
+            "put the prediction on the truth's grid"
+        )
+    corner = np.array([*arrays[0].shape[::-1], 1.0])
+    apart = max(np.abs((placed[0] - placed[1]) @ point).max() for point in (corner, np.array([0.0, 0.0, 0.0, 1.0])))
+    voxel = np.linalg.norm(placed[1][:3, :3], axis=0)
+    if not apart <= 0.1 * voxel.min():
+        raise InputError(
+            f"{predicted.path}: lies up to {apart:.2f} mm from {true.path}; their geometry must agree: put the "
+            "prediction on the truth's grid"
+        )
+    return MaskPair(arrays[0], arrays[1], (float(voxel[2]), float(voxel[1]), float(voxel[0])))

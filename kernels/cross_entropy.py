@@ -37,7 +37,7 @@ def _cross_entropy(
     offsets = n * l_s[0] + plane_offsets(pixels, W, l_s, DENSE) + classes * l_s[1]
     logits = tl.load(l_ptr + offsets, mask=mask, other=float("-inf")).to(tl.float32)
     labels = tl.load(y_ptr + n * y_s[0] + (pixels // W) * y_s[1] + (pixels % W) * y_s[2], mask=there, other=0)
-    labels = labels.to(tl.int32)
+    labels = labels.to(tl.int64)  # not narrower: a label of 2^32 must not become 0
     logits = tl.where(there, logits, 0.0)
     highest = tl.max(logits, 1, keep_dims=True)
     powers = tl.exp(logits - highest)

@@ -37,8 +37,11 @@ def empty(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
-MERGED_TILES = 64
-"""Tiles whose partial results are merged at a time."""
+MERGED_TILES = 32
+"""Tiles whose partial results are merged at a time; 64 spill."""
+
+PLANE_TILE = 2048
+"""Elements of a contiguous tile that is one of several: with borders to gather, 4096 spill."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,18 @@ class Tiling:
 
     @staticmethod
     def split(x: Tensor, pixels: int) -> "Tiling":
-        """Tiles of at most TILE elements for planes that take more than one."""
-        block_c = min(WIDE_CHANNELS, triton.next_power_of_2(x.shape[1])) if is_channels_last(x) else 1
-        block_p = min(max(TILE // block_c, 16), triton.next_power_of_2(pixels))
+        """Tiles of at most TILE (contiguous: PLANE_TILE) elements for planes that take more than one."""
+        block_c, elements = 1, PLANE_TILE
+        if is_channels_last(x):
+            block_c, elements = min(WIDE_CHANNELS, triton.next_power_of_2(x.shape[1])), TILE
+        block_p = min(max(elements // block_c, 16), triton.next_power_of_2(pixels))
         return Tiling(block_p, block_c, 8 if block_p * block_c >= 2048 else 4)
 
     @staticmethod
     def whole_plane(pixels: int) -> "Tiling":
         """One tile that holds a plane of one channel."""
         block_p = triton.next_power_of_2(pixels)
-        return Tiling(block_p, 1, 16 if block_p > 8192 else 8 if block_p > 1024 else 4)
+        return Tiling(block_p, 1, 16 if block_p > 8192 else 8 if block_p >= 1024 else 4)
 
     @staticmethod
     def merge(channels: int) -> "Tiling":

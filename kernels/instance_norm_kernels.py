@@ -35,11 +35,15 @@ def _load_x(x_ptr, x_s, pixels, channels, n, mask, W: tl.constexpr, DENSE: tl.co
 
 
 @triton.jit
-def _tile_statistics(x, mask, count):
-    """Mean over pixels and the sum of squares about it, (1, BLOCK_C) each."""
+def _tile_statistics(x, origin, mask, count):
+    """Mean over pixels and the sum of squares about it, (1, BLOCK_C) each.
+
+    Taken of what is left without `origin`, the tile's first pixel: sums of small numbers, and exactly 0 for a constant.
+    """
+    x = tl.where(mask, x - origin, 0.0)
     mean = tl.sum(x, 0, keep_dims=True) / count
     centred = tl.where(mask, x - mean, 0.0)
-    return mean, tl.sum(centred * centred, 0, keep_dims=True)
+    return origin + mean, tl.sum(centred * centred, 0, keep_dims=True)
 
 
 @triton.jit
@@ -81,7 +85,8 @@ def plane_forward(
     pixels, channels, n = tile(BLOCK_P, BLOCK_C)
     mask = (pixels < H * W) & (channels < C)
     x = _load_x(x_ptr, x_s, pixels, channels, n, mask, W, X_DENSE)
-    mean, squares = _tile_statistics(x, mask, H * W)
+    origin = _load_x(x_ptr, x_s, 0, channels, n, channels < C, W, X_DENSE)
+    mean, squares = _tile_statistics(x, origin, mask, H * W)
     rstd = 1.0 / tl.sqrt(squares / (H * W) + eps)
     tl.store(mean_ptr + n * C + channels, mean, mask=channels < C)
     tl.store(rstd_ptr + n * C + channels, rstd, mask=channels < C)
@@ -107,7 +112,8 @@ def partial_statistics(
     mask = (pixels < H * W) & (channels < C)
     x = _load_x(x_ptr, x_s, pixels, channels, n, mask, W, X_DENSE)
     count = tl.minimum(BLOCK_P, H * W - tl.program_id(0) * BLOCK_P)
-    mean, squares = _tile_statistics(x, mask, count)
+    origin = _load_x(x_ptr, x_s, tl.program_id(0) * BLOCK_P, channels, n, channels < C, W, X_DENSE)
+    mean, squares = _tile_statistics(x, origin, mask, count)
     place = partial_ptr + (n * tl.num_programs(0) + tl.program_id(0)) * 2 * C + channels
     tl.store(place, mean, mask=channels < C)
     tl.store(place + C, squares, mask=channels < C)
@@ -120,14 +126,15 @@ def merge_statistics(
 ):  # fmt: skip
     """Mean and rstd of each plane from its tiles' statistics, BLOCK_P tiles at a time, in order."""
     rows, channels, n = tile(BLOCK_P, BLOCK_C)
+    origin = tl.load(partial_ptr + n * TILES * 2 * C + channels, mask=channels < C, other=0.0)
     total = tl.zeros((1, BLOCK_C), tl.float32)
     for first in range(0, TILES, BLOCK_P):
         tiles = first + rows
         mask = (tiles < TILES) & (channels < C)
         count = tl.minimum(TILE_P, P - tiles * TILE_P).to(tl.float32)
         mean = tl.load(partial_ptr + (n * TILES + tiles) * 2 * C + channels, mask=mask, other=0.0)
-        total += tl.sum(tl.where(mask, mean * count, 0.0), 0, keep_dims=True)
-    centre = total / P
+        total += tl.sum(tl.where(mask, (mean - origin) * count, 0.0), 0, keep_dims=True)
+    centre = origin + total / P
     squares = tl.zeros((1, BLOCK_C), tl.float32)
     for first in range(0, TILES, BLOCK_P):
         tiles = first + rows

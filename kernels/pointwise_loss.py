@@ -30,8 +30,14 @@ BLOCK = 2048
 @triton.jit
 def _loss_and_slope(p, t, KIND: tl.constexpr):
     if KIND == "bce":
+        # Targets of 0 and 1 are told apart, since an infinite logit times 0 would be NaN.
+        linear = tl.maximum(p, 0.0) - tl.where((t == 0.0) | (t == 1.0), 0.0, p * t)
+        linear = tl.where(t == 1.0, tl.maximum(-p, 0.0), linear)
         small = tl.exp(-tl.abs(p))
-        loss = tl.maximum(p, 0.0) - p * t + tl.log(1.0 + small)
+        # log(1 + small) to full precision (Kahan): what the sum lost is made good by the quotient.
+        one_more = 1.0 + small
+        lost_all = one_more == 1.0
+        loss = linear + tl.where(lost_all, small, tl.log(one_more) * (small / tl.where(lost_all, 1.0, one_more - 1.0)))
         sigmoid = tl.where(p >= 0, 1.0 / (1.0 + small), small / (1.0 + small))
         return tl.where(p != p, p, loss), sigmoid - t
     elif KIND == "lsgan":
@@ -257,6 +263,7 @@ def binary_cross_entropy_with_logits(logits: Tensor, labels: Tensor) -> Tensor:
     Raises:
         ValueError: for shapes that don't fit.
     """
+    reference.check_one_channel(logits)
     reference.check_same_shape("logits without their channel", logits[:, 0], "labels", labels)
     if not use_triton(logits):
         return reference.binary_cross_entropy_with_logits(logits, labels)

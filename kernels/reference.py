@@ -1,10 +1,32 @@
 """The PyTorch definitions of fastliver's fused operators: what every kernel must equal, and what a CPU runs."""
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 ACTIVATIONS = ("relu", "leaky_relu", "none")
 ADVERSARIAL_MODES = ("bce", "lsgan")
+
+
+def check_one_channel(logits: Tensor) -> None:
+    """Raise ValueError for logits of more than one class."""
+    if logits.dim() != 4 or logits.shape[1] != 1:
+        raise ValueError(f"logits: shape {tuple(logits.shape)}, expected (N, 1, H, W)")
+
+
+class _ContiguousGradient(torch.autograd.Function):
+    """The identity, with a contiguous gradient: for a batch of one, PyTorch's instance norm on a CPU takes a
+    channels_last gradient for a contiguous one (torch 2.13)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.contiguous()
 
 
 def check_pad(x: Tensor, pad: int) -> None:
@@ -69,7 +91,7 @@ def instance_norm_act(
         ValueError: see `check_instance_norm`.
     """
     check_instance_norm(x, activation, residual, pad)
-    y = F.instance_norm(x, eps=eps)
+    y = _ContiguousGradient.apply(F.instance_norm(x, eps=eps))
     if activation == "relu":
         y = F.relu(y)
     elif activation == "leaky_relu":

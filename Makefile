@@ -21,9 +21,10 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(VENV)/bin/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h csrc/cuda/*.cu tests/csrc/*.cpp
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build *.egg-info fastliver/_C*.so
 
 # torch first: the package is installed without build isolation, against the torch that will run it.
 $(VENV)/.torch:
@@ -32,8 +33,10 @@ $(VENV)/.torch:
 	$(PIP) install --quiet "setuptools>=77" wheel "$(TORCH)"
 	touch $@
 
-$(VENV)/.package: $(VENV)/.torch setup.py
+# Compiles the extension where there is a compiler, with CUDA where there is nvcc (FASTLIVER_CUDA=0: without).
+$(VENV)/.package: $(VENV)/.torch setup.py $(wildcard csrc/*.* csrc/cuda/*)
 	$(PIP) install --quiet --no-build-isolation --editable .
+	$(RUN) -c "from fastliver.metrics.extension import describe; print(describe())"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.package

@@ -1,12 +1,34 @@
-"""Packaging: `fastliver`, with the folder `kernels/` as `fastliver.kernels`."""
+"""Packaging: `fastliver`, with the folder `kernels/` as `fastliver.kernels`, and the C++/CUDA extension `fastliver._C`.
 
+The extension is a library that `fastliver.metrics.extension` loads. It speaks torch's stable ABI and nothing of
+Python's, so one file serves every Python, and needs neither Python's headers nor a GPU to be built:
+
+    FASTLIVER_CUDA=0        C++ alone
+    FASTLIVER_CUDA=1        C++ and CUDA, or fail
+    (unset)                 CUDA where nvcc is found
+    CXX, CUDA_HOME          the compilers to use
+
+Without a C++ compiler the package installs all the same, and counts with PyTorch's own operators.
+"""
+
+import hashlib
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
+ROOT = Path(__file__).resolve().parent
 VERSION = next(
     line.split('"')[1]
-    for line in Path(__file__).with_name("fastliver").joinpath("__init__.py").read_text().splitlines()
+    for line in ROOT.joinpath("fastliver", "__init__.py").read_text().splitlines()
     if line.startswith("__version__")
 )
 
@@ -39,11 +61,165 @@ REQUIRES = [
 
 TEST = ["pytest>=8", "pytest-benchmark>=5", "pytest-xdist>=3.5", "hypothesis>=6.100"]
 
+CPP = ("csrc/bindings.cpp", "csrc/overlap_cpu.cpp")
+CUDA = ("csrc/cuda/overlap.cu",)
+HEADERS = ("csrc/overlap.h",)
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+"""Compiled for, as far as nvcc knows them; the newest as PTX too, for GPUs to come."""
+
+WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Werror"]
+CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", *WARNINGS]
+DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
+
+
+def say(text: str) -> None:
+    """A line that the installation shows (pip: with -v)."""
+    print(f"fastliver: {text}", file=sys.stderr, flush=True)
+
+
+def cxx() -> list[str] | None:
+    """The C++ compiler, or None; `CXX` may hold options, or a launcher such as ccache."""
+    given = shlex.split(os.environ.get("CXX", ""))
+    if given:
+        return given if shutil.which(given[0]) else None
+    return next(([found] for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
+
+
+def nvcc() -> str | None:
+    """The CUDA compiler, or None."""
+    wanted = os.environ.get("FASTLIVER_CUDA", "")
+    if wanted not in ("", "0", "1"):
+        raise SystemExit(f"FASTLIVER_CUDA={wanted}: expected 0, 1 or nothing")
+    if wanted == "0":
+        return None
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    places = [Path(home, "bin", "nvcc")] if home else []
+    places += [Path(found)] if (found := shutil.which("nvcc")) else []
+    places.append(Path("/usr/local/cuda/bin/nvcc"))
+    for place in places:
+        if place.is_file():
+            return str(place)
+    if wanted == "1":
+        raise SystemExit("FASTLIVER_CUDA=1: no nvcc in CUDA_HOME/bin, on PATH or in /usr/local/cuda/bin")
+    return None
+
+
+def gencode(compiler: str) -> list[str]:
+    """nvcc's options for every architecture that it knows of those wanted."""
+    listed = subprocess.run([compiler, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout
+    known = [number for number in ARCHITECTURES if re.search(rf"\bsm_{number}\b", listed)]
+    if not known:
+        raise RuntimeError(f"{compiler} knows none of sm_{', sm_'.join(map(str, ARCHITECTURES))}")
+    options = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in known]
+    return [*options, f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}"]
+
+
+def torch_folder() -> Path:
+    """Where torch lies; found, not imported."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("the extension is built against torch: pip install torch, then use --no-build-isolation")
+    return Path(spec.submodule_search_locations[0])
+
+
+class Plan:
+    """The commands that make the library, into a folder."""
+
+    def __init__(self, compiler: list[str], cuda: str | None) -> None:
+        torch = torch_folder()
+        self.objects: list[tuple[str, list[str]]] = []
+        for source in CPP:
+            flags = [*CXX_FLAGS, *DEFINES, f"-DFASTLIVER_CUDA={int(cuda is not None)}", "-isystem", f"{torch}/include"]
+            self.objects.append((source, [*compiler, *flags, "-c", source]))
+        for source in CUDA if cuda else ():
+            assert cuda is not None
+            host = ",".join(flag for flag in CXX_FLAGS if flag.startswith(("-f", "-W")))
+            host_compiler = [word for word in compiler if not word.startswith("-")][-1]
+            flags = ["-std=c++17", "-O3", "--Werror=all-warnings", f"-Xcompiler={host}", "--threads=0"]
+            self.objects.append((source, [cuda, *flags, *gencode(cuda), f"-ccbin={host_compiler}", "-c", source]))
+        # libtorch.so brings what this torch has: its CPU library, and its CUDA library where there is one.
+        libraries = ["-ltorch", "-ltorch_cpu"]
+        if sys.platform == "darwin":
+            self.link = [*compiler, "-dynamiclib", f"-L{torch}/lib", *libraries, "-undefined", "dynamic_lookup"]
+        else:
+            names = "-Wl,--no-as-needed,--exclude-libs,ALL"
+            self.link = [*compiler, "-shared", "-s", f"-L{torch}/lib", names, *libraries]
+        if cuda:
+            found = subprocess.run([cuda, "--dryrun", "-c", "x.cu"], capture_output=True, text=True).stderr
+            folders = re.findall(r'-L"?([^"\s]+)"?', found)
+            self.link += [*(f"-L{folder}" for folder in folders), "-lcudart_static", "-ldl", "-lpthread", "-lrt"]
+
+    def key(self) -> str:
+        """Changes with whatever the library depends on."""
+        digest = hashlib.sha256()
+        for name in (*CPP, *CUDA, *HEADERS):
+            digest.update(ROOT.joinpath(name).read_bytes())
+        commands = [command for _, command in self.objects]
+        digest.update(repr((commands, self.link)).encode())
+        for program in sorted({command[0] for command in commands}):
+            done = subprocess.run([program, "--version"], capture_output=True)
+            digest.update(done.stdout)
+        return digest.hexdigest()[:16]
+
+    def run(self, folder: Path, library: Path) -> None:
+        """Compile and link, the sources side by side."""
+        folder.mkdir(parents=True, exist_ok=True)
+        outputs = [str(folder / f"{Path(source).name}.o") for source, _ in self.objects]
+
+        def call(command: list[str]) -> None:
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            if done.returncode != 0:
+                raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
+
+        commands = [[*command, "-o", out] for (_, command), out in zip(self.objects, outputs, strict=True)]
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            list(pool.map(call, commands[::-1]))  # CUDA takes longest: first
+        part = library.with_suffix(f".{os.getpid()}.part")
+        call([*self.link[:2], *outputs, *self.link[2:], "-o", str(part)])
+        part.replace(library)
+
+
+class BuildLibrary(build_ext):
+    """Makes `fastliver/_C.abi3.so`; what was made before from the same sources and compilers is taken again."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile, or take from build/."""
+        compiler, cuda = cxx(), nvcc()
+        assert compiler is not None
+        library = self._make(compiler, cuda)
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_suffix(f".{os.getpid()}.part")
+        shutil.copyfile(library, part)  # renamed into place: a process that has the old one loaded keeps it
+        part.replace(target)
+
+    def _make(self, compiler: list[str], cuda: str | None) -> Path:
+        try:
+            plan = Plan(compiler, cuda)
+            library = ROOT / "build" / "csrc" / plan.key() / "_C.so"
+            if not library.exists():
+                say(f"compiling the extension for the CPU{f' and, with {cuda}, for CUDA' if cuda else ''}")
+                plan.run(library.parent, library)
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            if not cuda or os.environ.get("FASTLIVER_CUDA") == "1":
+                raise
+            say(f"{error}\nCUDA could not be compiled: making the extension without it. FASTLIVER_CUDA=1 insists.")
+            return self._make(compiler, None)
+        return library
+
+
+if cxx() is None:
+    say("no C++ compiler (c++, g++, clang++ or $CXX): installing without the extension. Overlap counts will use "
+        "PyTorch's operators, which are slower. Install a compiler and repeat to change that.")  # fmt: skip
+    extensions = []
+else:
+    extensions = [Extension("fastliver._C", [*CPP, *CUDA], depends=list(HEADERS), py_limited_api=True)]
+
 setup(
     name="fastliver",
     version=VERSION,
     description="Labelled synthetic MRI from labelled CT (EssNet), and a liver U-Net that learns from it",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=ROOT.joinpath("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
@@ -52,6 +228,12 @@ setup(
         "fastliver.kernels",
     ],
     package_dir={"fastliver.kernels": "kernels"},
+    ext_modules=extensions,
+    cmdclass={"build_ext": BuildLibrary},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if extensions else {},
     install_requires=REQUIRES,
-    extras_require={"test": TEST, "dev": [*TEST, "ruff>=0.8", "mypy>=1.13", "types-PyYAML"]},
+    extras_require={
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.8", "mypy>=1.13", "types-PyYAML", "clang-format>=18"],
+    },
 )

@@ -39,7 +39,11 @@ def write_file(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
-        os.replace(name, path)
+        try:
+            os.replace(name, path)
+        except OSError as error:
+            error.filename = str(path)  # rather than the temporary file's
+            raise
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

@@ -1,6 +1,7 @@
 """Liver masks from files that others made: NIfTI, DICOM SEG, and folders of CHAOS PNG."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ LIVER_CODES = {"10200004", "T-62000"}
 """SNOMED CT and SNOMED RT for the liver."""
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
+CHAOS_FOLDERS = {"Ground", "T1DUAL", "T2SPIR"}
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,13 @@ class Mask:
         path: the file, or the folder of PNG.
         voxels: (I, J, K) booleans, True where liver is.
         affine: (4, 4), maps (i, j, k) to LPS patient coordinates in mm; None where nothing says.
+        sparse: slices without liver may be left out (DICOM SEG).
     """
 
     path: Path
     voxels: NDArray[np.bool_]
     affine: NDArray[np.float64] | None
+    sparse: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,16 @@ def _case_name(path: Path) -> str:
     return path.name
 
 
-def _has_masks(folder: Path) -> bool:
-    return any(item.suffix.lower() == ".png" and not item.name.startswith(".") for item in folder.iterdir())
+def _png_files(folder: Path) -> list[Path]:
+    return sorted(item for item in folder.iterdir() if item.suffix.lower() == ".png" and not item.name.startswith("."))
+
+
+def _png_case(folder: Path, top: Path) -> str:
+    """The case a folder of PNG under `top` is of: the first folder below `top` that isn't one of CHAOS's own names."""
+    parts = [part for part in folder.relative_to(top).parts if part not in CHAOS_FOLDERS]
+    if parts:
+        return parts[0]
+    return next((item.name for item in (top, *top.absolute().parents) if item.name not in CHAOS_FOLDERS), top.name)
 
 
 def find_masks(path: Path) -> dict[str, Path]:
@@ -66,13 +78,19 @@ def find_masks(path: Path) -> dict[str, Path]:
         raise InputError(f"{path}: does not exist; name a mask (NIfTI, DICOM SEG, folder of PNG) or a folder of masks")
     if path.is_file():
         return {_case_name(path): path}
-    if _has_masks(path):
-        return {path.parent.name if path.name == "Ground" else path.name: path}
+    if _png_files(path):
+        return {_png_case(path, path): path}
     files = sorted(item for item in path.iterdir() if item.is_file() and item.name.endswith((*NIFTI_ENDINGS, ".dcm")))
-    found = {_case_name(item): item for item in files if not item.name.startswith(".")}
+    found: dict[str, Path] = {}
+    for item in files:
+        if item.name.startswith("."):
+            continue
+        if (case := _case_name(item)) in found:
+            raise InputError(f"{item}: a second mask of {case}, besides {found[case]}; remove one of them")
+        found[case] = item
     if not found:
-        for folder in sorted(item for item in path.rglob("*") if item.is_dir() and _has_masks(item)):
-            case = folder.relative_to(path).parts[0]
+        for folder in sorted(item for item in path.rglob("*") if item.is_dir() and _png_files(item)):
+            case = _png_case(folder, path)
             if case in found:
                 raise InputError(
                     f"{folder}: a second folder of PNG for {case}, besides {found[case]}; name one of them"
@@ -103,6 +121,8 @@ def _liver(values: NDArray[Any], label: int | None, path: Path) -> NDArray[np.bo
     """Where the liver is, if only one value can be meant."""
     if label is not None:
         return np.asarray(values == label)
+    if not np.isfinite(values).all():
+        raise InputError(f"{path}: holds values that are not finite; repair the file, or name the liver with --label")
     found = np.unique(values[values != 0])
     if len(found) > 1:
         shown = ", ".join(f"{value:g}" for value in found[:8])
@@ -133,7 +153,7 @@ def _read_seg(path: Path, label: int | None) -> Mask:
         volume = seg.get_volume(segment_numbers=[number], combine_segments=True, relabel=True)
     except Exception as error:
         raise InputError(f"{path}: segment {number} can't be read as a volume ({error})") from error
-    return Mask(path, np.asarray(volume.array) != 0, np.asarray(volume.affine, np.float64))
+    return Mask(path, np.asarray(volume.array) != 0, np.asarray(volume.affine, np.float64), sparse=True)
 
 
 def _liver_segment(seg: Any, path: Path) -> int:
@@ -151,7 +171,7 @@ def _liver_segment(seg: Any, path: Path) -> int:
 
 def _read_png(folder: Path, label: int | None) -> Mask:
     """A folder of PNG as (columns, rows, slices) by rank of the names; geometry from the DICOM beside `Ground`."""
-    files = sorted(item for item in folder.glob("*.png") if not item.name.startswith("."))
+    files = _png_files(folder)
     slices = []
     for file in files:
         try:
@@ -166,6 +186,8 @@ def _read_png(folder: Path, label: int | None) -> Mask:
     values = np.stack(slices).transpose(2, 1, 0)
     if label is None and folder.parent.name in ("T1DUAL", "T2SPIR"):
         liver = (values >= chaos.MR_LIVER.start) & (values < chaos.MR_LIVER.stop)
+    elif label is None and folder.name == "Ground":
+        liver = values >= chaos.CT_LIVER.start
     else:
         liver = _liver(values, label, folder)
     return Mask(folder, liver, _affine_beside(folder, len(files)))
@@ -200,18 +222,20 @@ def pair(predicted: Mask, true: Mask, spacing: tuple[float, float, float] | None
     Raises:
         InputError: when sizes or geometry don't agree; names both files.
     """
-    affines = [mask.affine for mask in (predicted, true)]
-    if affines[0] is None and affines[1] is None:
+    if predicted.affine is None and true.affine is None:
         if spacing is None:
             raise InputError(f"{true.path} and {predicted.path}: neither says how large a voxel is; give --spacing")
-        affines = [np.diag([spacing[2], spacing[1], spacing[0], 1.0])] * 2
+        if not all(math.isfinite(value) and value > 0 for value in spacing):
+            raise InputError(f"--spacing is {list(spacing)}, expected three positive numbers in mm: slice, row, column")
+        predicted = replace(predicted, affine=np.diag([spacing[2], spacing[1], spacing[0], 1.0]))
     arrays, placed = [], []
-    for mask, own, other in zip((predicted, true), affines, reversed(affines), strict=True):
-        affine = own if own is not None else other
-        assert affine is not None
-        turned, turned_affine = to_display([mask.voxels], affine)
-        arrays.append(turned[0])
-        placed.append(turned_affine)
+    for mask, other in ((predicted, true), (true, predicted)):
+        turned, affine = _turn(mask if mask.affine is not None else replace(mask, affine=_borrow(other)))
+        arrays.append(turned)
+        placed.append(affine)
+    for own in (0, 1, 0):  # of two sparse masks, each may show slices that the other left out
+        if (predicted, true)[own].sparse:
+            arrays[own], placed[own] = _spread(arrays[own], placed[own], len(arrays[1 - own]), placed[1 - own])
     if arrays[0].shape != arrays[1].shape:
         raise InputError(
             f"{predicted.path}: {arrays[0].shape} slices, rows and columns, but {true.path} has {arrays[1].shape}; "
@@ -226,3 +250,37 @@ def pair(predicted: Mask, true: Mask, spacing: tuple[float, float, float] | None
             "prediction on the truth's grid"
         )
     return MaskPair(arrays[0], arrays[1], (float(voxel[2]), float(voxel[1]), float(voxel[0])))
+
+
+def _turn(mask: Mask) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """The mask in display orientation, and its affine there."""
+    assert mask.affine is not None
+    try:
+        (turned,), affine = to_display([mask.voxels], mask.affine)
+    except ValueError as error:
+        raise InputError(f"{mask.path}: {error}, so the orientation is unknown; repair the header") from error
+    return turned, affine
+
+
+def _borrow(other: Mask) -> NDArray[np.float64]:
+    """The affine (of column, row, slice) of a folder of PNG that has none: by rank of the names against another such
+    folder, as a radiologist sees it, from the feet to the head, against anything else."""
+    assert other.affine is not None
+    return other.affine if other.path.is_dir() else _turn(other)[1]
+
+
+def _spread(
+    array: NDArray[np.bool_], affine: NDArray[np.float64], count: int, grid: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """A sparse mask with the slices put back that it left out of a grid of `count` slices; on another, itself."""
+    exact = (np.linalg.inv(grid) @ affine)[2, 2:] @ np.array([np.arange(len(array)), np.ones(len(array))])
+    places = np.round(exact).astype(int)
+    if np.abs(exact - places).max() > 0.1 or len(set(places)) < len(places):
+        return array, affine
+    first, last = min(int(places.min()), 0), max(int(places.max()) + 1, count)
+    full = np.zeros((last - first, *array.shape[1:]), bool)
+    full[places - first] = array
+    moved = affine.copy()
+    moved[:3, 2] = grid[:3, 2]
+    moved[:3, 3] = affine[:3, 3] - (places[0] - first) * grid[:3, 2]
+    return full, moved

@@ -70,8 +70,11 @@ def volume_scores(predicted: NDArray[Any], true: NDArray[Any], spacing: tuple[fl
 
 
 def border(mask: NDArray[Any]) -> NDArray[Any]:
-    """The voxels of a mask that its 6-connected erosion takes away; the edge of the volume counts as inside."""
-    return mask ^ image_module(mask).binary_erosion(mask, border_value=1)
+    """The voxels of a mask that its 6-connected erosion takes away; the edge of the volume counts as inside.
+
+    A mask that fills the volume has no other border than that edge.
+    """
+    return mask ^ image_module(mask).binary_erosion(mask, border_value=0 if bool(mask.all()) else 1)
 
 
 def _surface_distances(a: NDArray[Any], b: NDArray[Any], spacing: tuple[float, float, float]) -> tuple[float, float]:

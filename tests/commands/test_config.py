@@ -60,7 +60,8 @@ def test_config_file_stands_between_preset_and_options(place: int, joined: bool,
     arguments = ["--preset=quick", "--unet-epochs=3"]
     arguments[place:place] = [f"--config={file}"] if joined else ["--config", str(file)]
     found = settings(*arguments)
-    assert (found["image_size"], found["unet_epochs"], found["essnet_epochs"]) == (80, 3, PRESETS["quick"]["essnet_epochs"])
+    expected = (80, 3, PRESETS["quick"]["essnet_epochs"])
+    assert (found["image_size"], found["unet_epochs"], found["essnet_epochs"]) == expected
     assert list(found["ct_window"]) == [-100, 300]
 
 

@@ -8,6 +8,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from fastliver.metrics import dice, iou, overlap_counts
 
+pytestmark = pytest.mark.filterwarnings("ignore:overlap counts use PyTorch's operators:RuntimeWarning")
+
 
 def masks():
     """A pair of masks of one shape, sometimes empty."""

@@ -1,0 +1,161 @@
+"""The extension `fastliver._C`: loaded here, its operators described to torch, and what serves where it is missing.
+
+Both operators give int64 counts (N, classes, 3): pixels in both maps, in the predicted and in the true one. On a CPU a
+class id out of range raises; on a GPU, where that would mean waiting, it is counted in no class, so a sample whose
+counts don't add up to its pixels holds one (`overlap.py` raises when it reads them).
+"""
+
+import functools
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+LIBRARY = Path(__file__).resolve().parents[1] / "_C.abi3.so"
+LABELS = (torch.bool, torch.uint8, torch.int32, torch.int64)
+LOGITS = (torch.float32, torch.float16, torch.bfloat16)
+MAX_CLASSES = 1 << 16
+
+
+def load(library: Path = LIBRARY) -> str:
+    """Load the extension; what was in the way, or nothing."""
+    if not library.exists():
+        return f"{library.name} was not built (no C++ compiler when the package was installed?)"
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:
+        return f"{library.name} did not load: {error}"
+    torch.library.register_fake("fastliver::overlap_counts", _fake_counts)
+    torch.library.register_fake("fastliver::overlap_counts_from_logits", _fake_counts_from_logits)
+    return ""
+
+
+def _fake_counts(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    return pred.new_empty((pred.shape[0], num_classes, 3), dtype=torch.int64)
+
+
+def _fake_counts_from_logits(logits: Tensor, target: Tensor, threshold: float) -> Tensor:
+    classes = 2 if logits.shape[1] == 1 else logits.shape[1]
+    return logits.new_empty((logits.shape[0], classes, 3), dtype=torch.int64)
+
+
+MISSING = load()
+"""Why the extension isn't there; empty when it is."""
+
+
+@functools.cache
+def _has_kernel(device: str) -> bool:
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device)
+    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key("fastliver::overlap_counts", key)
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(f"overlap counts use PyTorch's operators, which are slower: {reason}", RuntimeWarning, stacklevel=4)
+
+
+def _serves(x: Tensor) -> bool:
+    """Whether the extension counts on this tensor's device; says once why not."""
+    if not MISSING and _has_kernel(x.device.type):
+        return True
+    _warn_once(MISSING or f"the extension was built without a kernel for {x.device.type}")
+    return False
+
+
+def count(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Counts (N, num_classes, 3) of label maps (N, ...) of bool (not zero is class 1), uint8, int32 or int64.
+
+    Raises:
+        ValueError: for arguments that can't be counted, by name; on a CPU for class ids out of range too.
+    """
+    if _serves(pred):
+        return torch.ops.fastliver.overlap_counts(pred, target, num_classes)
+    return reference_counts(pred, target, num_classes)
+
+
+def count_from_logits(logits: Tensor, target: Tensor, threshold: float) -> Tensor:
+    """Counts of a network's output (N, C, ...): one channel against a threshold, or the greatest of several.
+
+    Raises:
+        ValueError: as `count`.
+    """
+    if _serves(logits):
+        return torch.ops.fastliver.overlap_counts_from_logits(logits, target, threshold)
+    return reference_counts_from_logits(logits, target, threshold)
+
+
+def reference_counts(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """What `fastliver::overlap_counts` is defined to give, in PyTorch's operators and as free of waiting on a GPU."""
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise ValueError(f"num_classes is {num_classes}: expected 1 to {MAX_CLASSES}")
+    for name, x in (("pred", pred), ("target", target)):
+        _check_dtype(name, x, LABELS)
+    if pred.ndim < 2:
+        raise ValueError(f"pred has shape {tuple(pred.shape)}: expected (N, H, W) or (N, D, H, W)")
+    if pred.numel() == 0:
+        raise ValueError(f"pred has shape {tuple(pred.shape)}: it is empty")
+    if pred.shape != target.shape:
+        raise ValueError(f"target has shape {tuple(target.shape)}, pred {tuple(pred.shape)}: they must be equal")
+    _check_device("pred", pred, target)
+    a, b = _classes("pred", pred, num_classes), _classes("target", target, num_classes)
+    both = torch.where(a == b, a, num_classes)
+    samples = len(pred)
+    counts = torch.zeros((3, samples, num_classes + 1), dtype=torch.int64, device=pred.device)  # a slot for the rest
+    for row, codes in zip(counts, (both, a, b), strict=True):
+        row.scatter_add_(1, codes, torch.ones((1, 1), dtype=torch.int64, device=pred.device).expand_as(codes))
+    return counts[:, :, :num_classes].permute(1, 2, 0).contiguous()
+
+
+def reference_counts_from_logits(logits: Tensor, target: Tensor, threshold: float) -> Tensor:
+    """What `fastliver::overlap_counts_from_logits` is defined to give; logits are compared as float32."""
+    _check_dtype("logits", logits, LOGITS)
+    _check_dtype("target", target, LABELS)
+    if logits.ndim < 3:
+        raise ValueError(f"logits has shape {tuple(logits.shape)}: expected (N, C, H, W) or (N, C, D, H, W)")
+    if logits.numel() == 0:
+        raise ValueError(f"logits has shape {tuple(logits.shape)}: it is empty")
+    if target.shape != logits.shape[:1] + logits.shape[2:]:
+        raise ValueError(
+            f"target has shape {tuple(target.shape)}, logits {tuple(logits.shape)}: it must be equal without the "
+            "channels"
+        )
+    if logits.shape[1] > MAX_CLASSES:
+        raise ValueError(f"logits has {logits.shape[1]} channels: expected 1 to {MAX_CLASSES}")
+    _check_device("logits", logits, target)
+    if logits.shape[1] == 1:
+        return reference_counts(logits[:, 0].float() > threshold, target, 2)
+    return reference_counts(logits.argmax(1), target, logits.shape[1])
+
+
+def _check_dtype(name: str, x: Tensor, expected: tuple[torch.dtype, ...]) -> None:
+    if x.dtype not in expected:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in expected)
+        raise ValueError(f"{name} has dtype {str(x.dtype).removeprefix('torch.')}: expected {names}")
+
+
+def _check_device(name: str, x: Tensor, target: Tensor) -> None:
+    if x.device != target.device:
+        raise ValueError(f"target is on {target.device}, {name} on {x.device}: they must be on one device")
+
+
+def _classes(name: str, x: Tensor, num_classes: int) -> Tensor:
+    """(N, pixels) int64, `num_classes` for what is out of range."""
+    # A mask seen as bool may hold bytes beyond 1, which only a comparison of bytes treats alike everywhere.
+    labels = (x.view(torch.uint8) != 0 if x.dtype == torch.bool else x).reshape(len(x), -1).to(torch.int64)
+    wrong = (labels < 0) | (labels >= num_classes)
+    if x.device.type == "cpu" and bool(wrong.any()):
+        sample, pixel = (int(i) for i in wrong.nonzero()[0])
+        raise ValueError(
+            f"{name} holds {int(labels[sample, pixel])} at pixel {pixel} of sample {sample}: expected class ids 0 to "
+            f"{num_classes - 1}"
+        )
+    return torch.where(wrong, num_classes, labels)
+
+
+def describe() -> str:
+    """One line on what counts here."""
+    if MISSING:
+        return f"extension: {MISSING}; overlap counts use PyTorch's operators"
+    devices = " and ".join(key for key in ("cpu", "cuda") if _has_kernel(key))
+    return f"extension: {LIBRARY.name}, kernels for {devices}"

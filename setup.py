@@ -59,7 +59,14 @@ REQUIRES = [
     "pillow>=10.2",
 ]
 
-TEST = ["pytest>=8", "pytest-benchmark>=5", "pytest-xdist>=3.5", "hypothesis>=6.100"]
+TEST = [
+    "pytest>=8",
+    "pytest-benchmark>=5",
+    "pytest-xdist>=3.5",
+    "hypothesis>=6.100",
+    "monai>=1.4",
+    "torchmetrics>=1.4",
+]
 
 CPP = ("csrc/bindings.cpp", "csrc/overlap_cpu.cpp")
 CUDA = ("csrc/cuda/overlap.cu",)

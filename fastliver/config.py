@@ -177,7 +177,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "essnet_channels": 16,
         "essnet_generator_lr": 4e-4,
         "essnet_discriminator_lr": 4e-4,
-        "unet_epochs": 6,
+        "unet_epochs": 10,
         "unet_batch": 4,
         "unet_channels": 16,
         "unet_lr": 1e-3,

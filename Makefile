@@ -34,6 +34,7 @@ $(VENV)/.torch:
 	touch $@
 
 # Compiles the extension where there is a compiler, with CUDA where there is nvcc (FASTLIVER_CUDA=0: without).
+# Warnings are errors only with FASTLIVER_WERROR=1, which .ci/run sets: a user's compiler may be newer than ours.
 $(VENV)/.package: $(VENV)/.torch setup.py $(wildcard csrc/*.* csrc/cuda/*)
 	$(PIP) install --quiet --no-build-isolation --editable .
 	$(RUN) -c "from fastliver.metrics.extension import describe; print(describe())"

@@ -6,6 +6,7 @@ Python's, so one file serves every Python, and needs neither Python's headers no
     FASTLIVER_CUDA=0        C++ alone
     FASTLIVER_CUDA=1        C++ and CUDA, or fail
     (unset)                 CUDA where nvcc is found
+    FASTLIVER_WERROR=1      warnings are errors: for development, where compilers are known
     CXX, CUDA_HOME          the compilers to use
 
 Without a C++ compiler the package installs all the same, and counts with PyTorch's own operators.
@@ -74,8 +75,10 @@ HEADERS = ("csrc/overlap.h",)
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 """Compiled for, as far as nvcc knows them; the newest as PTX too, for GPUs to come."""
 
-WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Werror"]
+WERROR = os.environ.get("FASTLIVER_WERROR") == "1"
+WARNINGS = ["-Wall", "-Wextra", "-Wshadow", *(["-Werror"] if WERROR else [])]
 CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", *WARNINGS]
+NVCC_FLAGS = ["-std=c++17", "-O3", "--threads=0", *(["--Werror=all-warnings"] if WERROR else [])]
 DEFINES = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
 
 
@@ -142,15 +145,15 @@ class Plan:
             assert cuda is not None
             host = ",".join(flag for flag in CXX_FLAGS if flag.startswith(("-f", "-W")))
             host_compiler = [word for word in compiler if not word.startswith("-")][-1]
-            flags = ["-std=c++17", "-O3", "--Werror=all-warnings", f"-Xcompiler={host}", "--threads=0"]
-            self.objects.append((source, [cuda, *flags, *gencode(cuda), f"-ccbin={host_compiler}", "-c", source]))
+            flags = [*NVCC_FLAGS, f"-Xcompiler={host}", *gencode(cuda), f"-ccbin={host_compiler}"]
+            self.objects.append((source, [cuda, *flags, "-c", source]))
         # libtorch.so brings what this torch has: its CPU library, and its CUDA library where there is one.
-        libraries = ["-ltorch", "-ltorch_cpu"]
+        self.compiler, libraries = compiler, ["-ltorch", "-ltorch_cpu"]
         if sys.platform == "darwin":
-            self.link = [*compiler, "-dynamiclib", f"-L{torch}/lib", *libraries, "-undefined", "dynamic_lookup"]
+            self.link = ["-dynamiclib", f"-L{torch}/lib", *libraries, "-undefined", "dynamic_lookup"]
         else:
             names = "-Wl,--no-as-needed,--exclude-libs,ALL"
-            self.link = [*compiler, "-shared", "-s", f"-L{torch}/lib", names, *libraries]
+            self.link = ["-shared", "-s", f"-L{torch}/lib", names, *libraries]
         if cuda:
             found = subprocess.run([cuda, "--dryrun", "-c", "x.cu"], capture_output=True, text=True).stderr
             folders = re.findall(r'-L"?([^"\s]+)"?', found)
@@ -174,15 +177,17 @@ class Plan:
         outputs = [str(folder / f"{Path(source).name}.o") for source, _ in self.objects]
 
         def call(command: list[str]) -> None:
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace")
             if done.returncode != 0:
                 raise RuntimeError(f"{shlex.join(command)}\n{done.stdout}{done.stderr}")
+            if done.stderr:
+                say(f"{shlex.join(command)}\n{done.stderr}")
 
         commands = [[*command, "-o", out] for (_, command), out in zip(self.objects, outputs, strict=True)]
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             list(pool.map(call, commands[::-1]))  # CUDA takes longest: first
         part = library.with_suffix(f".{os.getpid()}.part")
-        call([*self.link[:2], *outputs, *self.link[2:], "-o", str(part)])
+        call([*self.compiler, *outputs, *self.link, "-o", str(part)])
         part.replace(library)
 
 

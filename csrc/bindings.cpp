@@ -191,7 +191,8 @@ void* current_stream(int32_t device) {
   return stream;
 }
 
-// No value is read back: what is out of range is missing from the counts, and whoever reads them sees that.
+// No value is read back: what is out of range is in no class, so that the counts of its map fall short of the pixels by
+// exactly as many. Whoever reads the counts checks that (metrics/overlap.py).
 Tensor overlap_counts_cuda(const Tensor& pred, const Tensor& target, int64_t num_classes) {
   check_labels(pred, target, num_classes);
   const int32_t device = pred.get_device_index();

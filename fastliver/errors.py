@@ -2,9 +2,14 @@
 
 
 class InputError(Exception):
-    """The user's data or options are wrong; the message names file, field, value and remedy."""
+    """The user's data or options are wrong; the message says "file: field and value; remedy"."""
 
     exit_code = 2
+
+    @property
+    def problem(self) -> str:
+        """The message without its remedy, for a command that has another one."""
+        return str(self).rpartition("; ")[0] or str(self)
 
 
 class RunError(Exception):

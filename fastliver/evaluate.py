@@ -1,4 +1,10 @@
-"""`python -m fastliver.evaluate`: liver masks against the truth, with the metrics of the CHAOS challenge."""
+"""`python -m fastliver.evaluate`: liver masks against the truth, with the metrics of the CHAOS challenge.
+
+Where one mask is empty and the other isn't, ASSD, MSSD and (without true liver) RAVD are infinite: `inf` in the table
+and in the CSV, null in JSON, which has no infinity. Mean, standard deviation and interval are those of the other
+patients; how many were left out stands below the table and as `infinite` in the JSON's summary. DICE, IoU and the
+score, which is 0 there, count every patient.
+"""
 
 import csv
 import io
@@ -9,13 +15,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
 from fastliver.cli import run_command
+from fastliver.data.chaos import Sequence as MrSequence
 from fastliver.data.masks import find_masks, pair, read_mask
 from fastliver.errors import InputError
 from fastliver.files import write_file
@@ -39,6 +45,12 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--label", type=int | None, default=None, help="the value (SEG: segment) that is liver in both")
     parser.add_argument("--pred-label", type=int | None, default=None, help="the same, in --pred alone")
     parser.add_argument("--truth-label", type=int | None, default=None, help="the same, in --truth alone")
+    parser.add_argument(
+        "--mr-sequence",
+        type=MrSequence | None,
+        default=None,
+        help="which of the MR sequences of a CHAOS tree, on both sides",
+    )
     parser.add_argument(
         "--spacing",
         type=tuple[float, float, float] | None,
@@ -65,7 +77,8 @@ def match(predicted: dict[str, Path], true: dict[str, Path]) -> list[tuple[str, 
         missing = sorted(here.keys() - there.keys())
         if missing:
             raise InputError(
-                f"{here[missing[0]]}: {len(missing)} cases have no {side}: {', '.join(missing[:5])}; add them"
+                f"{here[missing[0]]}: {len(missing)} of {len(here)} cases have no {side}: "
+                f"{', '.join(missing[:5])}; add them"
             )
     return [(name, predicted[name], true[name]) for name in sorted(true)]
 
@@ -76,26 +89,33 @@ def as_row(scores: VolumeScores) -> dict[str, float]:
 
 
 def summarize(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Mean, standard deviation and 95 % interval of each column over the patients."""
+    """Mean, standard deviation and 95 % interval of each column over the patients with a finite value.
+
+    None where too few of those are left; `infinite` counts the others.
+    """
     summary: dict[str, dict[str, float | None]] = {}
     for name in COLUMNS:
-        values = [row[name] for row in rows]
+        values = [row[name] for row in rows if math.isfinite(row[name])]
         found = estimate(values)
-        assert found is not None
-        spread = statistics.stdev(values) if len(values) > 1 and math.isfinite(found.mean) else None
-        summary[name] = {"mean": found.mean, "sd": spread, "low": found.low, "high": found.high}
+        summary[name] = {
+            "mean": found.mean if found else None,
+            "sd": statistics.stdev(values) if len(values) > 1 else None,
+            "low": found.low if found else None,
+            "high": found.high if found else None,
+            "infinite": len(rows) - len(values),
+        }
     return summary
 
 
 def print_table(rows: dict[str, dict[str, float]], console: Console) -> None:
-    """A line for each patient, then mean, spread and interval."""
+    """A line for each patient, then mean, spread and interval, and below the table whom those leave out."""
     table = Table("patient", *COLUMNS.values())
     digits = {name: 4 if name in ("dice", "iou") else 3 for name in COLUMNS}
     for case, row in rows.items():
         table.add_row(case, *(f"{row[name]:.{digits[name]}f}" for name in COLUMNS))
-    if len(rows) > 1:
+    summary = summarize(list(rows.values())) if len(rows) > 1 else {}
+    if summary:
         table.add_section()
-        summary = summarize(list(rows.values()))
         for label, key in (("mean", "mean"), ("standard deviation", "sd"), ("95 % from", "low"), ("95 % to", "high")):
             values = (summary[name][key] for name in COLUMNS)
             cells = (
@@ -104,6 +124,12 @@ def print_table(rows: dict[str, dict[str, float]], console: Console) -> None:
             )
             table.add_row(label, *cells)
     console.print(table)
+    for name, column in summary.items():
+        if count := column["infinite"]:
+            console.print(
+                f"{COLUMNS[name]}: infinite for {count} of {len(rows)} patients (one of the masks is empty); mean, "
+                "standard deviation and interval leave them out"
+            )
 
 
 def as_csv(rows: dict[str, dict[str, float]]) -> str:
@@ -117,25 +143,25 @@ def as_csv(rows: dict[str, dict[str, float]]) -> str:
 
 def as_json(rows: dict[str, dict[str, float]]) -> str:
     """The rows and their summary as JSON; infinite distances, which JSON lacks, become null."""
-
-    def finite(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: finite(part) for name, part in value.items()}
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(finite({"patients": rows, "summary": summarize(list(rows.values()))}), indent=1) + "\n"
+    patients = {
+        case: {name: value if math.isfinite(value) else None for name, value in row.items()}
+        for case, row in rows.items()
+    }
+    content = {"patients": patients, "summary": summarize(list(rows.values()))}
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     console = Console(markup=False, highlight=False)
     options = build_parser().parse_args(list(arguments))
-    cases = match(find_masks(Path(options.pred)), find_masks(Path(options.truth)))
+    cases = match(*(find_masks(Path(options[side]), options.mr_sequence) for side in ("pred", "truth")))
     labels = [options[name] if options[name] is not None else options.label for name in ("pred_label", "truth_label")]
     rows: dict[str, dict[str, float]] = {}
     with bar(console, "comparing", len(cases)) as progress:
         for case, prediction, truth in cases:
-            both = pair(read_mask(prediction, labels[0]), read_mask(truth, labels[1]), options.spacing)
+            predicted = read_mask(prediction, labels[0], options.mr_sequence)
+            both = pair(predicted, read_mask(truth, labels[1], options.mr_sequence), options.spacing)
             mask = both.predicted
             if options.largest_component:
                 mask = largest_component(mask)

@@ -1,5 +1,6 @@
 """Liver masks from files that others made: NIfTI, DICOM SEG, and folders of CHAOS PNG."""
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom.errors import InvalidDicomError
 
 from fastliver.data import chaos, dicom
 from fastliver.data.nifti import READ_ERRORS
@@ -19,7 +21,9 @@ LIVER_CODES = {"10200004", "T-62000"}
 """SNOMED CT and SNOMED RT for the liver."""
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
-CHAOS_FOLDERS = {"Ground", "T1DUAL", "T2SPIR"}
+MR_FOLDERS = {home for home, _ in chaos.SEQUENCE_FOLDERS.values()}
+CHAOS_FOLDERS = {"Train_Sets", "Ground", *MR_FOLDERS}
+"""What a CHAOS tree calls folders besides modalities and patients."""
 
 
 @dataclass(frozen=True)
@@ -60,60 +64,84 @@ def _png_files(folder: Path) -> list[Path]:
     return sorted(item for item in folder.iterdir() if item.suffix.lower() == ".png" and not item.name.startswith("."))
 
 
-def _png_case(folder: Path, top: Path) -> str:
-    """The case a folder of PNG under `top` is of: the first folder below `top` that isn't one of CHAOS's own names."""
+def _mr_folder(folder: Path) -> str | None:
+    """CHAOS's name for the MR acquisition that a folder of PNG is of; None where the tree doesn't say."""
+    return next((name for name in (folder.name, folder.parent.name) if name in MR_FOLDERS), None)
+
+
+def _patient(folder: Path, top: Path) -> tuple[str | None, str]:
+    """Modality, where a folder above says it, and patient that a folder of PNG under `top` is of."""
     parts = [part for part in folder.relative_to(top).parts if part not in CHAOS_FOLDERS]
+    if len(parts) > 1 and parts[0] in ("CT", "MR"):
+        return parts[0], parts[1]
     if parts:
-        return parts[0]
-    return next((item.name for item in (top, *top.absolute().parents) if item.name not in CHAOS_FOLDERS), top.name)
+        return None, parts[0]
+    above = (item.name for item in (top, *top.absolute().parents) if item.name not in CHAOS_FOLDERS)
+    return None, next(above, top.name)
 
 
-def find_masks(path: Path) -> dict[str, Path]:
-    """The masks under a path by case: a file, a folder of PNG (one case), a folder of files, or a CHAOS tree.
+def _png_cases(top: Path, sequence: chaos.Sequence | None) -> dict[str, Path]:
+    """The folders of PNG by patient; `CT_<id>` and `MR_<id>` where a tree holds both modalities."""
+    folders = [top] if _png_files(top) else sorted(i for i in top.rglob("*") if i.is_dir() and _png_files(i))
+    wanted = None if sequence is None else chaos.SEQUENCE_FOLDERS[sequence][0]
+    chosen = [folder for folder in folders if wanted is None or _mr_folder(folder) in (None, wanted)]
+    if folders and not chosen:
+        raise InputError(f"{top}: no masks in a folder {wanted}; choose another --mr-sequence than {sequence}")
+    patients = {folder: _patient(folder, top) for folder in chosen}
+    both = {"CT", "MR"} <= {modality for modality, _ in patients.values()}
+    found: dict[str, Path] = {}
+    for folder, (modality, patient) in patients.items():
+        case = f"{modality}_{patient}" if both and modality else patient
+        if case in found:
+            several = {_mr_folder(folder), _mr_folder(found[case])} == MR_FOLDERS
+            remedy = f"choose --mr-sequence: {', '.join(chaos.SEQUENCE_FOLDERS)}" if several else "name one of them"
+            raise InputError(f"{folder}: a second folder of PNG for {case}, besides {found[case]}; {remedy}")
+        found[case] = folder
+    return found
+
+
+def find_masks(path: Path, sequence: chaos.Sequence | None = None) -> dict[str, Path]:
+    """The masks under a path by case.
+
+    Args:
+        path: a file, a folder of PNG (one case), a folder of files, or a CHAOS tree or a part of it.
+        sequence: which MR sequence of a CHAOS tree; None where each patient has one.
 
     Raises:
-        InputError: when there are none.
+        InputError: when there are none, or several of one case.
     """
     if not path.exists():
         raise InputError(f"{path}: does not exist; name a mask (NIfTI, DICOM SEG, folder of PNG) or a folder of masks")
     if path.is_file():
         return {_case_name(path): path}
-    if _png_files(path):
-        return {_png_case(path, path): path}
     files = sorted(item for item in path.iterdir() if item.is_file() and item.name.endswith((*NIFTI_ENDINGS, ".dcm")))
     found: dict[str, Path] = {}
-    for item in files:
+    for item in () if _png_files(path) else files:
         if item.name.startswith("."):
             continue
         if (case := _case_name(item)) in found:
             raise InputError(f"{item}: a second mask of {case}, besides {found[case]}; remove one of them")
         found[case] = item
-    if not found:
-        for folder in sorted(item for item in path.rglob("*") if item.is_dir() and _png_files(item)):
-            case = _png_case(folder, path)
-            if case in found:
-                raise InputError(
-                    f"{folder}: a second folder of PNG for {case}, besides {found[case]}; name one of them"
-                )
-            found[case] = folder
+    found = found or _png_cases(path, sequence)
     if not found:
         raise InputError(f"{path}: no masks found (NIfTI, DICOM SEG .dcm, folders of PNG); check the folder")
     return found
 
 
-def read_mask(path: Path, label: int | None) -> Mask:
+def read_mask(path: Path, label: int | None, sequence: chaos.Sequence | None = None) -> Mask:
     """Read one mask.
 
     Args:
         path: NIfTI, DICOM SEG, or a folder of CHAOS PNG.
         label: the value that is liver (in a DICOM SEG the segment's number); None finds it out where only one
             can be meant.
+        sequence: which MR sequence a CHAOS mask is compared on; in- and out-of-phase images share theirs.
 
     Raises:
         InputError: names the file and what is wrong with it.
     """
     if path.is_dir():
-        return _read_png(path, label)
+        return _read_png(path, label, sequence)
     return _read_nifti(path, label) if path.name.endswith(NIFTI_ENDINGS) else _read_seg(path, label)
 
 
@@ -146,9 +174,15 @@ def _read_seg(path: Path, label: int | None) -> Mask:
 
     try:
         seg = highdicom.seg.segread(path)
+    except InvalidDicomError:
+        raise InputError(
+            f"{path}: is neither NIfTI (.nii, .nii.gz) nor DICOM SEG; name a mask, or the folder that PNG lie in"
+        ) from None
     except Exception as error:
         raise InputError(f"{path}: can't be read as DICOM SEG ({error}); name a segmentation object") from error
     number = label if label is not None else _liver_segment(seg, path)
+    if seg.get_volume_geometry(allow_missing_positions=True) is None:
+        raise InputError(f"{path}: {_why_no_volume(seg)}; resample images and mask to such a stack (NIfTI will do)")
     try:
         volume = seg.get_volume(segment_numbers=[number], combine_segments=True, relabel=True)
     except Exception as error:
@@ -169,7 +203,15 @@ def _liver_segment(seg: Any, path: Path) -> int:
     raise InputError(f"{path}: holds the segments {labels}, none of them liver; name its number with --label")
 
 
-def _read_png(folder: Path, label: int | None) -> Mask:
+def _why_no_volume(seg: Any) -> str:
+    """What keeps the frames of a DICOM SEG from being a stack of slices."""
+    wanted = "only slices that lie straight above one another, equally far apart, can be compared"
+    if seg.get_volume_geometry(allow_missing_positions=True, perpendicular_tol=1.0) is not None:
+        return f"its slices are shifted against one another (as by a tilted gantry); {wanted}"
+    return f"its slices don't lie on one regular stack; {wanted}"
+
+
+def _read_png(folder: Path, label: int | None, sequence: chaos.Sequence | None) -> Mask:
     """A folder of PNG as (columns, rows, slices) by rank of the names; geometry from the DICOM beside `Ground`."""
     files = _png_files(folder)
     slices = []
@@ -184,25 +226,39 @@ def _read_png(folder: Path, label: int | None) -> Mask:
                 f"{file}: is {slices[-1].shape}, but {files[0].name} is {slices[0].shape}; mend the folder"
             )
     values = np.stack(slices).transpose(2, 1, 0)
-    if label is None and folder.parent.name in ("T1DUAL", "T2SPIR"):
+    if label is None and folder.parent.name in MR_FOLDERS:
         liver = (values >= chaos.MR_LIVER.start) & (values < chaos.MR_LIVER.stop)
     elif label is None and folder.name == "Ground":
         liver = values >= chaos.CT_LIVER.start
     else:
         liver = _liver(values, label, folder)
-    return Mask(folder, liver, _affine_beside(folder, len(files)))
+    return Mask(folder, liver, _affine_beside(folder, len(files), sequence))
 
 
-def _affine_beside(folder: Path, count: int) -> NDArray[np.float64] | None:
+def _images_beside(ground: Path, sequence: chaos.Sequence | None) -> Path:
+    """Where the images of a `Ground` folder lie: those of `sequence`, if the masks are its; else the first there."""
+    shared = {name: images for name, (home, images) in chaos.SEQUENCE_FOLDERS.items() if home == ground.parent.name}
+    if sequence in shared:
+        return ground.parent / shared[sequence]
+    folders = [ground.parent / images for images in shared.values()]
+    return next((folder for folder in folders if folder.is_dir()), ground.parent / "DICOM_anon")
+
+
+def _affine_beside(folder: Path, count: int, sequence: chaos.Sequence | None) -> NDArray[np.float64] | None:
     """The affine of the images that a `Ground` folder belongs to, in order of their names, or None."""
-    images = folder.parent / "DICOM_anon"
-    images = images / "InPhase" if (images / "InPhase").is_dir() else images
+    images = _images_beside(folder, sequence)
     if folder.name != "Ground" or not images.is_dir():
         return None
     files = sorted(item for item in images.iterdir() if item.is_file() and not item.name.startswith("."))
     if len(files) != count:
         raise InputError(f"{folder}: {count} masks for {len(files)} images in {images}; complete the folders")
-    order, affine = dicom.grid_of(files)
+    try:
+        order, affine = dicom.grid_of(files)
+    except InputError as error:
+        raise InputError(
+            f"{error.problem}; it is one of the images that say where the masks in {folder} lie: mend it, or name a "
+            "mask with geometry of its own (NIfTI, DICOM SEG)"
+        ) from error
     if order == list(range(count)):
         return affine
     if order == list(reversed(range(count))):
@@ -241,8 +297,9 @@ def pair(predicted: Mask, true: Mask, spacing: tuple[float, float, float] | None
             f"{predicted.path}: {arrays[0].shape} slices, rows and columns, but {true.path} has {arrays[1].shape}; "
             "put the prediction on the truth's grid"
         )
-    corner = np.array([*arrays[0].shape[::-1], 1.0])
-    apart = max(np.abs((placed[0] - placed[1]) @ point).max() for point in (corner, np.array([0.0, 0.0, 0.0, 1.0])))
+    # Affine maps differ most at a corner of the grid, whichever that is.
+    corners = np.array([(*point, 1.0) for point in itertools.product(*((0, size) for size in arrays[0].shape[::-1]))])
+    apart = np.linalg.norm((corners @ (placed[0] - placed[1]).T)[:, :3], axis=1).max()
     voxel = np.linalg.norm(placed[1][:3, :3], axis=0)
     if not apart <= 0.1 * voxel.min():
         raise InputError(

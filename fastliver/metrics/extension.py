@@ -1,8 +1,9 @@
 """The extension `fastliver._C`: loaded here, its operators described to torch, and what serves where it is missing.
 
 Both operators give int64 counts (N, classes, 3): pixels in both maps, in the predicted and in the true one. On a CPU a
-class id out of range raises; on a GPU, where that would mean waiting, it is counted in no class, so a sample whose
-counts don't add up to its pixels holds one (`overlap.py` raises when it reads them).
+class id out of range raises. On a GPU, where that would mean waiting, it is counted in no class: a map's counts add up
+to its pixels less those out of range, exactly and for each map of each sample by itself, so nothing is lost by not
+handing them out. `overlap.py` puts them in a slot of their own and raises when it reads the counts.
 """
 
 import functools
@@ -56,10 +57,12 @@ def _warn_once(reason: str) -> None:
 
 
 def _serves(x: Tensor) -> bool:
-    """Whether the extension counts on this tensor's device; says once why not."""
+    """Whether the extension counts on this tensor's device; says once why not, and what to do."""
     if not MISSING and _has_kernel(x.device.type):
         return True
-    _warn_once(MISSING or f"the extension was built without a kernel for {x.device.type}")
+    reason = MISSING or f"the extension was built without a kernel for {x.device.type}"
+    build = {"cpu": "with a C++ compiler:", "cuda": "with CUDA's nvcc: FASTLIVER_CUDA=1"}.get(x.device.type)
+    _warn_once(reason + (f"; install again {build} pip install --no-build-isolation -e ." if build else ""))
     return False
 
 

@@ -62,9 +62,7 @@ def overlap_counts(
     if tuple(predicted.shape) != tuple(true.shape):
         raise ValueError(f"predicted has shape {tuple(predicted.shape)}, true {tuple(true.shape)}: they must be equal")
     a, b = _labels(predicted, num_classes), _labels(true, num_classes)
-    return _read(
-        count(a, b, 2 if num_classes is None else num_classes), a.numel() // max(len(a), 1), num_classes is None
-    )
+    return _read(_with_rest(count(a, b, 2 if num_classes is None else num_classes), a), num_classes is None)
 
 
 def overlap_counts_from_logits(
@@ -82,7 +80,7 @@ def overlap_counts_from_logits(
         ValueError: as `overlap_counts`.
     """
     a, b = _tensor(logits), _labels(target, logits.shape[1])
-    return _read(count_from_logits(a, b, threshold), b.numel() // max(len(b), 1), logits.shape[1] == 1)
+    return _read(_with_rest(count_from_logits(a, b, threshold), b), logits.shape[1] == 1)
 
 
 def dice(counts: OverlapCounts) -> NDArray[np.float64]:
@@ -160,8 +158,7 @@ class OverlapMeter:
         return self._unpack(rows)
 
     def _add(self, counts: Tensor, true: Tensor) -> None:
-        pixels = counts.new_full((len(counts), 1, 3), true.numel() // len(true))
-        self._counts.append(torch.cat((counts, pixels), 1))  # each row brings what its classes must add up to
+        self._counts.append(_with_rest(counts, true))
 
     def _rows(self) -> Tensor:
         if self._counts:
@@ -170,11 +167,9 @@ class OverlapMeter:
         return torch.zeros((0, (self.num_classes or 2) + 1, 3), dtype=torch.int64, device=device)
 
     def _unpack(self, rows: Tensor) -> OverlapCounts:
-        values = rows.cpu().numpy()
-        if not values[:, -1].any():
+        if not rows.any():
             raise ValueError("the meter has counted nothing yet")
-        _check(values[:, :-1], values[:, -1, 0])
-        return OverlapCounts.from_array(values[:, 1] if self.num_classes is None else values[:, :-1])
+        return _read(rows, self.num_classes is None)
 
 
 def _distributed() -> bool:
@@ -194,22 +189,27 @@ def _gather(rows: Tensor) -> Tensor:
     return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
 
-def _read(counts: Tensor, pixels: int, mask: bool) -> OverlapCounts:
-    values = counts.cpu().numpy()
-    _check(values, np.full(len(values), pixels))
-    return OverlapCounts.from_array(values[:, 1] if mask else values)
+def _with_rest(counts: Tensor, labels: Tensor) -> Tensor:
+    """Counts (N, classes, 3) with a slot after the last class: the pixels of each map that are in no class.
+
+    Every other pixel is in exactly one, so that is what the classes leave of a sample's pixels. No wait for a GPU.
+    """
+    rest = labels.numel() // len(labels) - counts.sum(1, keepdim=True)
+    return torch.cat((counts, rest), 1)
 
 
-def _check(counts: NDArray[np.int64], pixels: NDArray[np.int64]) -> None:
-    """Every pixel is of one class, so what is missing was out of range."""
+def _read(rows: Tensor, mask: bool) -> OverlapCounts:
+    """The counts of all classes, or of liver alone; raises ValueError for pixels in the slot after the last class."""
+    values = rows.cpu().numpy()
+    counts, rest = values[:, :-1], values[:, -1]
     for column, name in ((1, "predicted"), (2, "true")):
-        missing = pixels - counts[:, :, column].sum(axis=1)
-        if missing.any():
-            sample = int(np.flatnonzero(missing)[0])
+        if rest[:, column].any():
+            sample = int(np.flatnonzero(rest[:, column])[0])
             raise ValueError(
-                f"{name} holds class ids out of range at {missing[sample]} pixels of sample {sample}: expected 0 to "
-                f"{counts.shape[1] - 1}"
+                f"{name} holds class ids out of range at {rest[sample, column]} pixels of sample {sample}: expected 0 "
+                f"to {counts.shape[1] - 1}"
             )
+    return OverlapCounts.from_array(counts[:, 1] if mask else counts)
 
 
 def _tensor(array: Any) -> Tensor:

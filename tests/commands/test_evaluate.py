@@ -1,6 +1,7 @@
 """`python -m fastliver.evaluate` from outside: its table, its files, which masks it finds, and what it refuses."""
 
 import csv
+import errno
 import json
 import math
 import statistics
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastliver.cli import run_command
 from fastliver.data.masks import find_masks
 from fastliver.errors import InputError
 
@@ -101,20 +103,72 @@ def test_folders_are_matched_by_name_and_written_in_full(evaluate, cases, tmp_pa
         mean, sd = statistics.mean(values), statistics.stdev(values)
         half = 4.3026527 * sd / math.sqrt(3)
         expected = {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half}
-        assert written["summary"][column] == pytest.approx(expected)
+        assert written["summary"][column] == pytest.approx({**expected, "infinite": 0})
         digits = 4 if column in ("dice", "iou") else 3
         assert all(f"{value:.{digits}f}" in out for value in expected.values())
     assert written["summary"]["dice"]["mean"] == pytest.approx((1 + 6 / 7 + 1 / 2) / 3)
 
 
-def test_infinite_distances_are_null_in_json(evaluate, cases, tmp_path):
+def summary_of(values: list[float], infinite: int) -> dict[str, float]:
+    """What belongs into the summary of two patients, and how many others there are."""
+    mean, sd = statistics.mean(values), statistics.stdev(values)
+    half = 12.7062047 * sd / math.sqrt(2)  # the t-interval of two values
+    return pytest.approx({"mean": mean, "sd": sd, "low": mean - half, "high": mean + half, "infinite": infinite})
+
+
+def test_infinite_values_are_counted_and_left_out_of_the_mean(evaluate, cases, tmp_path):
     write(cases[0] / "a.nii.gz", slab(0, 0))
     paths = tmp_path / "scores.csv", tmp_path / "scores.json"
-    assert "inf" in evaluate(*cases, f"--csv={paths[0]}", f"--json={paths[1]}").succeeded()
+    out = evaluate(*cases, f"--csv={paths[0]}", f"--json={paths[1]}").succeeded()
     written = json.loads(paths[1].read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert written["patients"]["a"] == {"dice": 0, "iou": 0, "ravd": 100, "assd": None, "mssd": None, "score": 0}
-    assert written["summary"]["assd"] == dict.fromkeys(("mean", "sd", "low", "high"))
     assert list(csv.reader(paths[0].read_text().splitlines()))[1] == ["a", "0.0", "0.0", "100.0", "inf", "inf", "0.0"]
+    assert written["summary"]["mssd"] == summary_of([5, 10], infinite=1)
+    assert written["summary"]["dice"]["mean"] == pytest.approx((0 + 6 / 7 + 1 / 2) / 3)
+    assert written["summary"]["dice"]["infinite"] == written["summary"]["ravd"]["infinite"] == 0
+    lines = [line.replace("│", " ").split() for line in out.splitlines()]
+    assert next(line for line in lines if line[:1] == ["a"])[1:] == [
+        "0.0000",
+        "0.0000",
+        "100.000",
+        "inf",
+        "inf",
+        "0.000",
+    ]
+    mean, sd = (next(line for line in lines if line[:1] == [name]) for name in ("mean", "standard"))
+    assert (mean[-2], sd[-2]) == ("7.500", f"{statistics.stdev([5, 10]):.3f}")
+    assert "nan" not in out
+    assert [line.split(":")[0] for line in out.splitlines() if "infinite for 1 of 3" in line] == ["ASSD mm", "MSSD mm"]
+
+
+def test_columns_without_a_finite_value_have_no_mean(evaluate, cases, tmp_path):
+    for name in "abc":
+        write(cases[1] / f"{name}.nii", slab(0, 0))
+    path = tmp_path / "scores.json"
+    out = evaluate(*cases, f"--json={path}").succeeded()
+    nothing = {**dict.fromkeys(("mean", "sd", "low", "high")), "infinite": 3}
+    summary = json.loads(path.read_text())["summary"]
+    assert summary["ravd"] == summary["assd"] == summary["mssd"] == nothing
+    assert summary["score"] == {"mean": 0, "sd": 0, "low": 0, "high": 0, "infinite": 0}
+    assert "RAVD %: infinite for 3 of 3 patients" in out
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (OSError(errno.ENOSPC, "No space left", "scores.csv"), 1, "disk is full while writing scores.csv"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_only_a_command_that_resumes_advises_it(capsys, error, code, text, resumes):
+    def main() -> None:
+        raise error
+
+    assert run_command(main, resumes) == code
+    message = capsys.readouterr().err
+    assert text in message
+    assert ("--resume" in message) == resumes
 
 
 def test_the_largest_component_and_filled_holes_of_the_prediction_alone(evaluate, tmp_path):
@@ -209,6 +263,42 @@ def test_a_chaos_tree_has_a_case_for_each_patient(tmp_path):
     assert found_in(tmp_path, *mr, below="MR") == {"4": "MR/4/T2SPIR/Ground", "5": "MR/5/T2SPIR/Ground"}
     with pytest.raises(InputError, match=r"MR/4/T2SPIR/Ground: .*MR/4/T1DUAL/Ground"):
         found_in(tmp_path, "MR/4/T1DUAL/Ground/1.png", below="MR")
+
+
+def test_a_tree_of_both_modalities_has_a_case_for_each_patient_of_each(tmp_path):
+    ct = [f"Train_Sets/CT/{name}/{part}" for name in (7, 10) for part in ("Ground/1.png", "DICOM_anon/1.dcm")]
+    folders = {f"CT_{name}": f"Train_Sets/CT/{name}/Ground" for name in (7, 10)}
+    one = {name.removeprefix("CT_"): folder for name, folder in folders.items()}
+    assert found_in(tmp_path, *ct, below="Train_Sets") == one
+    assert found_in(tmp_path, *ct, below="Train_Sets/CT") == one
+    mr = [f"Train_Sets/MR/{name}/T2SPIR/Ground/1.png" for name in (7, 8)]
+    folders |= {f"MR_{name}": f"Train_Sets/MR/{name}/T2SPIR/Ground" for name in (7, 8)}
+    assert found_in(tmp_path, *mr, below="Train_Sets") == folders
+    assert found_in(tmp_path) == folders
+
+
+def test_one_of_several_mr_sequences_is_chosen(tmp_path):
+    spir, dual = "MR/4/T2SPIR/Ground", "MR/4/T1DUAL/Ground"
+    (tmp_path / "CT/3/Ground").mkdir(parents=True)
+    (tmp_path / "CT/3/Ground/1.png").touch()
+    with pytest.raises(InputError, match=r"T2SPIR/Ground: .*T1DUAL/Ground; choose --mr-sequence: t2-spir, t1-in, t1-"):
+        found_in(tmp_path, f"{spir}/1.png", f"{dual}/1.png", below="MR")
+    for sequence, folder in (("t2-spir", spir), ("t1-in", dual), ("t1-out", dual)):
+        for top in ("MR", "MR/4", folder):
+            assert find_masks(tmp_path / top, sequence) == {"4": tmp_path / folder}
+        assert find_masks(tmp_path, sequence) == {"CT_3": tmp_path / "CT/3/Ground", "MR_4": tmp_path / folder}
+        assert find_masks(tmp_path / "CT", sequence) == {"3": tmp_path / "CT/3/Ground"}
+    with pytest.raises(InputError, match=r"T2SPIR/Ground: no masks in a folder T1DUAL; choose another --mr-sequence"):
+        find_masks(tmp_path / spir, "t1-in")
+
+
+def test_a_chaos_tree_is_compared_with_itself_by_sequence(evaluate, phantom):
+    (tree,) = phantom.rglob("Train_Sets")
+    rows = evaluate(tree, tree, "--mr-sequence=t2-spir").succeeded()
+    cases = [f"{half}_{item.name}" for half in ("CT", "MR") for item in (tree / half).iterdir()]
+    assert len(cases) == 5
+    assert all(f" {case} " in rows for case in cases)
+    evaluate(tree, tree, "--mr-sequence=t3").refused("mr_sequence", "t1-out")
 
 
 def test_two_files_of_one_case_are_refused(tmp_path):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastliver.metrics import extension
+from fastliver.metrics import extension, overlap
 from fastliver.metrics.overlap import OverlapMeter, dice, iou, overlap_counts, overlap_counts_from_logits
 
 REPOSITORY = Path(__file__).parents[2]
+GPU = torch.cuda.is_available()
 built = pytest.mark.skipif(bool(extension.MISSING), reason=f"no extension: {extension.MISSING}")
 pytestmark = pytest.mark.filterwarnings("ignore:overlap counts use PyTorch's operators:RuntimeWarning")
 
@@ -204,11 +206,22 @@ def test_without_the_library_pytorch_counts_the_same_and_says_so_once(monkeypatc
         assert torch.equal(extension.count_from_logits(logits, true, 0.0), expected[1])
         assert dice(overlap_counts(pred.numpy() * 63, true.numpy())).shape == (2,)
     assert [str(warning.message) for warning in caught] == [
-        f"overlap counts use PyTorch's operators, which are slower: {reason}"
+        f"overlap counts use PyTorch's operators, which are slower: {reason}; install again with a C++ compiler: pip "
+        "install --no-build-isolation -e ."
     ]
     broken = tmp_path / "broken.so"
     broken.write_bytes(b"not a library")
     assert "did not load" in extension.load(broken)
+
+
+def test_a_gpu_without_its_kernel_is_told_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(extension, "MISSING", "")
+    monkeypatch.setattr(extension, "_has_kernel", lambda device: device == "cpu")
+    extension._warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match="without a kernel for cuda; .*nvcc: FASTLIVER_CUDA=1 pip install"):
+        assert not extension._serves(SimpleNamespace(device=torch.device("cuda")))
+    with pytest.warns(RuntimeWarning, match="without a kernel for meta$"):
+        assert not extension._serves(SimpleNamespace(device=torch.device("meta")))
 
 
 def test_arrays_are_read_where_they_lie():
@@ -258,13 +271,60 @@ def test_a_meter_gives_what_all_batches_together_give():
         meter.update_from_logits(logits, true)
 
 
-def test_counts_that_fall_short_raise_when_they_are_read():
-    """As a GPU gives them: pixels out of range are in no class."""
-    meter = OverlapMeter(2)
-    meter._add(torch.tensor([[[3, 3, 3], [1, 1, 1]], [[2, 2, 2], [1, 1, 2]]]), torch.zeros(2, 2, 2))
-    for read in (meter.per_sample, meter.pooled):
-        with pytest.raises(ValueError, match="predicted holds class ids out of range at 1 pixels"):
-            read()
+@pytest.fixture(params=["as on a GPU", pytest.param("cuda", marks=pytest.mark.skipif(not GPU, reason="no GPU"))])
+def unchecked(request, monkeypatch) -> torch.device:
+    """A device whose counts leave out what is out of range, without raising: a GPU, or a CPU that counts like one."""
+    if request.param == "cuda":
+        return torch.device("cuda")
+
+    def count(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
+        return torch.tensor(plain(pred.numpy(), target.numpy(), num_classes))
+
+    monkeypatch.setattr(overlap, "count", count)
+    monkeypatch.setattr(overlap, "count_from_logits", lambda x, y, _: count(x.argmax(1), y, x.shape[1]))
+    return torch.device("cpu")
+
+
+@pytest.mark.parametrize("classes", [2, 3, 40, 300, 5000])
+@pytest.mark.parametrize("bad", [-1, "classes", 1 << 40])
+@pytest.mark.parametrize(
+    ("wrong_pred", "wrong_true", "message"),
+    [
+        ([], [], None),
+        ([5], [], "predicted holds class ids out of range at 1 pixels"),
+        ([], [0, 34], "true holds class ids out of range at 2 pixels"),
+        ([5], [5], "predicted holds class ids out of range at 1 pixels"),
+        ([5, 6], [7], "predicted holds class ids out of range at 2 pixels"),
+        (range(35), range(35), "predicted holds class ids out of range at 35 pixels"),
+    ],
+)
+def test_class_ids_out_of_range_raise_when_unchecked_counts_are_read(
+    unchecked, classes, bad, wrong_pred, wrong_true, message
+):
+    """On either side, or at the same pixel on both, and never without one."""
+    pred, true = label_map((3, 5, 7), classes, torch.int64, 1), label_map((3, 5, 7), classes, torch.int64, 2)
+    logits = torch.nn.functional.one_hot(pred, classes).movedim(-1, 1).float()
+    for labels, wrong in ((pred, wrong_pred), (true, wrong_true)):
+        labels.view(3, -1)[1, list(wrong)] = classes if bad == "classes" else bad
+    pred, true, logits = (x.to(unchecked) for x in (pred, true, logits))
+    meter, from_logits = OverlapMeter(classes), OverlapMeter(classes)
+    for part in (slice(0, 2), slice(2, 3)):
+        meter.update(pred[part], true[part])
+        from_logits.update_from_logits(logits[part], true[part])
+
+    def check(read, message, sample) -> None:
+        if message is None:
+            assert read().true.sum() == true.numel()
+        else:
+            with pytest.raises(ValueError, match=f"{message} of sample {sample}: expected 0 to {classes - 1}"):
+                read()
+
+    check(lambda: overlap_counts(pred, true, classes), message, 1)
+    check(meter.per_sample, message, 1)
+    check(meter.pooled, message, 0)
+    of_true = f"true holds class ids out of range at {len(wrong_true)} pixels" if wrong_true else None
+    check(lambda: overlap_counts_from_logits(logits, true), of_true, 1)
+    check(from_logits.per_sample, of_true, 1)
 
 
 WORKER = """

@@ -61,16 +61,20 @@ def nifti(tmp_path, write_nifti):
 
 @pytest.fixture
 def seg(tmp_path, write_slice):
-    """Write a mask as DICOM SEG of a CT series whose slices lie `step` mm apart and have this orientation."""
+    """Write a mask as DICOM SEG of a CT series whose slices have this orientation and lie `step` mm apart, each moved
+    to the back and to the head by its shifts."""
 
-    def write(mask, segments=(LIVER,), step=3, orientation=(1, 0, 0, 0, 1, 0), omit_empty_frames=False) -> Path:
+    def write(
+        mask, segments=(LIVER,), step=3, orientation=(1, 0, 0, 0, 1, 0), omit_empty_frames=False, shifts=((0, 0),) * 5
+    ) -> Path:
         highdicom = pytest.importorskip("highdicom")
         code, organ = pydicom.sr.coding.Code, pydicom.sr.codedict.codes.SCT.Organ
         headers = []
         for number in range(len(mask)):
             path, blank = tmp_path / "series" / f"{number}.dcm", np.zeros(mask.shape[1:3], np.uint16)
             fields = {"PixelSpacing": [2.0, 1.5], "ImageOrientationPatient": list(orientation), **IDENTITY}
-            write_slice(path, blank, (10, 20, 30 + step * number), InstanceNumber=number + 1, **fields)
+            position = (10, 20 + shifts[number][0], 30 + step * number + shifts[number][1])
+            write_slice(path, blank, position, InstanceNumber=number + 1, **fields)
             headers.append(pydicom.dcmread(path))
         described = [
             highdicom.seg.SegmentDescription(number, name, organ, code(value, "SCT", name), "MANUAL")
@@ -165,6 +169,44 @@ def test_png_on_both_sides_need_a_spacing(tmp_path):
     agree(*folders, spacing=SPACING)
 
 
+def test_masks_that_two_mr_sequences_share_lie_where_the_images_of_the_wanted_one_lie(ground, write_slice):
+    path, heights = ground(MASK * 63, "MR/4/T1DUAL", images="DICOM_anon/InPhase"), []
+    for number in range(5):
+        name, fields = f"DICOM_anon/OutPhase/{number}.dcm", {"PixelSpacing": [2.0, 1.5], "Modality": "MR"}
+        write_slice(path.parent / name, np.zeros((6, 7), np.uint16), (10, 20, 130 + 3 * number), **fields)
+    for sequence in (None, "t1-in", "t2-spir", "t1-out"):
+        mask = read_mask(path, None, sequence)
+        heights.append(mask.affine[2, 3])
+        np.testing.assert_array_equal(mask.voxels, MASK.transpose(2, 1, 0))
+    assert heights == [30, 30, 30, 130]
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"ImagePositionPatient": None}, "ImagePositionPatient is None"),
+        ({"PixelSpacing": None}, "PixelSpacing is None"),
+        ({"SliceThickness": "1e999"}, "SliceThickness"),
+        ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "not an axial slice"),
+        (None, "not a DICOM file"),
+    ],
+)
+def test_broken_images_beside_the_masks_are_named_with_what_helps_here(ground, write_slice, fields, text):
+    path = ground(count=1, slices=MASK[:1] * 255)
+    image = path.parent / "DICOM_anon" / "i0000,0000b.dcm"
+    if fields is None:
+        image.write_bytes(b"no image" * 50)
+    else:
+        write_slice(image, np.zeros((6, 7), np.uint16), **fields)
+    with pytest.raises(InputError) as caught:
+        read_mask(path, None)
+    message = str(caught.value)
+    assert message.startswith(f"{image}: ")
+    assert text in message
+    assert f"the masks in {path} lie: mend it" in message
+    assert "--skip-bad" not in message
+
+
 def test_masks_and_images_of_unequal_number_are_refused(ground):
     refused(lambda: read_mask(ground(count=4), None), "Ground: 5 masks for 4 images")
 
@@ -191,6 +233,16 @@ def test_a_dicom_seg_without_its_empty_slices_is_the_same_mask(seg, nifti, empty
     agree(seg(mask, omit_empty_frames=True), nifti(mask=mask), mask)
 
 
+def test_a_dicom_seg_that_is_no_straight_stack_says_what_is_the_matter(seg):
+    for empty in ([], [0, 2]):
+        mask = MASK.copy()
+        mask[empty] = False
+        path = seg(mask, shifts=[(y, 0) for y in range(5)], omit_empty_frames=True)
+        refused(lambda path=path: read_mask(path, None), path, "by a tilted gantry", "; resample")
+    path = seg(MASK, shifts=[(0, z) for z in (0, 0, 1.3, 0, 0)])
+    refused(lambda: read_mask(path, None), path, "regular stack", "; resample")
+
+
 def test_the_liver_among_segments_is_found_by_its_code(seg, nifti):
     path = seg(np.stack([~MASK, MASK], -1), [SPLEEN, ("Hepar", LIVER[1])])
     agree(path, nifti())
@@ -213,6 +265,7 @@ def test_damaged_and_wrong_files_are_named(nifti, seg, tmp_path, write_slice):
             refused(lambda path=path: read_mask(path.parent if path.suffix == ".png" else path, None), path)
     image = write_slice(tmp_path / "image.dcm", np.zeros((6, 7), np.uint16))
     refused(lambda: read_mask(image, None), image, "Segmentation")
+    refused(lambda: read_mask(paths[-1], None), paths[-1], "neither NIfTI", "; name a mask, or the folder")
     Image.new("L", (3, 4)).save(paths[-1])
     refused(lambda: read_mask(paths[-1].parent, None), paths[-1], "000.png", "(4, 3)", "(6, 7)")
 
@@ -236,6 +289,19 @@ def test_masks_that_lie_apart_are_refused(nifti, field):
     to_lps[field] += 0.25
     paths = nifti("prediction.nii", to_lps=to_lps), nifti()
     refused(lambda: compare(*paths), *paths, "mm")
+
+
+def test_grids_that_agree_at_two_opposite_corners_alone_are_refused(nifti):
+    sheared, turned, angle = TO_LPS.copy(), TO_LPS.copy(), np.radians(4)
+    sheared[0, 1] += 0.2
+    sheared[0, 2] -= 0.2 * 6 / 5
+    x, y, z = TO_LPS[:3, :3] @ (7, 6, 5) / np.linalg.norm(TO_LPS[:3, :3] @ (7, 6, 5))
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    turned[:3, :3] = (np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross) @ TO_LPS[:3, :3]
+    for to_lps in (sheared, turned):
+        assert (to_lps - TO_LPS) @ (7, 6, 5, 1) == pytest.approx(0)
+        paths = nifti("prediction.nii", to_lps=to_lps), nifti()
+        refused(lambda paths=paths: compare(*paths), *paths, "mm")
 
 
 def test_masks_that_are_rounding_apart_are_compared(nifti):

@@ -12,9 +12,14 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fastliver.reporting import paper
-from fastliver.reporting.images import ablation_picture, segmentation_picture, synthesis_picture
+from fastliver.reporting.images import (
+    ablation_picture,
+    extremes_picture,
+    segmentation_picture,
+    synthesis_picture,
+)
 from fastliver.reporting.picture import BLACK, BLUE, GREY, STYLE, VERMILLION, Picture, group_styles, new_figure
-from fastliver.reporting.results import Estimate, Group, difference, find, is_number, load_groups
+from fastliver.reporting.results import Estimate, Group, difference, find, is_number, load_groups, shown
 from fastliver.run_folder import RunFolder
 
 NETWORK_STYLES: dict[str, dict[str, Any]] = {
@@ -207,6 +212,39 @@ def arrangements_picture(run: RunFolder) -> Picture | None:
     return Picture("arrangements", "Dice by number of synthetic images", caption, alt, figure)
 
 
+def patients_picture(run: RunFolder) -> Picture | None:
+    """Dice of every test patient, real only and combined, joined by a line."""
+    groups = load_groups(run)
+    base, combined = find(groups, "real"), shown(groups)
+    compared = [group for group in (base, combined) if group and group.patients("dice_per_patient")]
+    if not compared:
+        return None
+    scores = [group.patients("dice_per_patient") for group in compared]
+    patients = sorted(set.union(*(set(part) for part in scores)), key=lambda name: scores[-1].get(name, 0.0))
+    figure = new_figure(7.2, 1.8 + 0.3 * len(patients))
+    ax = figure.subplots()
+    for row, patient in enumerate(patients):
+        known = [part[patient] for part in scores if patient in part]
+        ax.plot(known, [row] * len(known), color=GREY, linewidth=1.2, zorder=1)
+    for group, part, colour, marker in zip(compared, scores, (BLACK, BLUE), ("s", "o"), strict=False):
+        rows = [row for row, patient in enumerate(patients) if patient in part]
+        values = [part[patients[row]] for row in rows]
+        ax.scatter(values, rows, color=colour, marker=marker, s=26, label=group.label, zorder=2)
+    ax.set_yticks(range(len(patients)), patients, parse_math=False)
+    ax.set_ylim(-0.6, len(patients) - 0.4)
+    ax.set_xlabel("Dice over the whole volume")
+    figure.legend(loc="outside lower center", ncols=2)
+    caption = (
+        "Dice of each test patient on all slices, mean over seeds; patients in order of the last column's Dice. A line "
+        "to the right of the square is a patient whom the synthetic images helped."
+    )
+    found = "; ".join(
+        f"{patient}: {', '.join(f'{part[patient]:.3f}' for part in scores if patient in part)}" for patient in patients
+    )
+    names = " and ".join(group.label for group in compared)
+    return Picture("patients", "Dice by patient", caption, f"Dice by patient, {names}. {found}.", figure)
+
+
 def _tick(paper_count: int, here: int | None) -> str:
     return str(paper_count) if here is None or here == paper_count else f"{paper_count}\n({here})"
 
@@ -214,6 +252,8 @@ def _tick(paper_count: int, here: int | None) -> str:
 FIGURES = {
     "synthesis": synthesis_picture,
     "segmentation": segmentation_picture,
+    "patients": patients_picture,
+    "extremes": extremes_picture,
     "arrangements": arrangements_picture,
     "roc": roc_picture,
     "ablation": ablation_picture,

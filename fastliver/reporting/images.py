@@ -67,19 +67,25 @@ def synthesis_picture(run: RunFolder) -> Picture | None:
     else:
         return None
     rows = _spread_rows(len(samples["ct"]))
-    figure, grid = _grid(len(rows), ["CT", "Synthetic MR", "CT, liver label", "Synthetic MR, same label"])
+    figure, grid = _grid(len(rows), ["CT", "Synthetic MR", "Synthetic MR − CT", "CT, label", "Synthetic MR, label"])
     for axes, row in zip(grid, rows, strict=True):
         ct, synthetic, label = (samples[key][row] for key in ("ct", "synthetic", "label"))
         _show(axes[0], ct)
         _show(axes[1], synthetic)
-        _show(axes[2], ct, label)
-        _show(axes[3], synthetic, label)
+        _show(axes[2], synthetic)
+        axes[2].imshow(synthetic.astype(np.float32) - ct.astype(np.float32), cmap="RdBu_r", vmin=-2, vmax=2)
+        _show(axes[3], ct, label)
+        _show(axes[4], synthetic, label)
     caption = (
-        f"CT slices, the MR that {SOURCES[job]} made from each, and the CT's liver label on both. The U-Net learns "
-        "from the synthetic MR with that label, so the outline must fit the liver in the last column too. Slices are "
-        "evenly spaced over the samples, not picked by how they came out."
+        f"CT slices, the MR that {SOURCES[job]} made from each, their difference (red brighter in MR, blue darker; "
+        "edges in it are organs that moved or were invented), and the CT's liver label on both. The U-Net learns from "
+        "the synthetic MR with that label, so the outline must fit the liver in the last column too. Slices are evenly "
+        "spaced over the samples, not picked by how they came out."
     )
-    alt = f"{len(rows)} rows: a CT slice, the synthetic MR made from it, both again with the CT's liver label outlined."
+    alt = (
+        f"{len(rows)} rows: a CT slice, the synthetic MR made from it, their difference, and both again with the CT's "
+        "liver label outlined."
+    )
     return Picture("synthesis", "Synthetic MR from labelled CT", caption, alt, figure)
 
 
@@ -134,6 +140,18 @@ def _dice(truth: Array, predicted: Array) -> str:
     return f"Dice {2 * int((truth & predicted).sum()) / total:.3f}" if total else "no liver"
 
 
+def _write(ax: Axes, text: str) -> None:
+    """A few words in the lower left corner of an image."""
+    box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 1.5}
+    ax.text(0.03, 0.03, text, transform=ax.transAxes, color="white", fontsize=7.5, bbox=box)
+
+
+def _overlay_legend(figure: Figure) -> None:
+    shades = {"agreement": AGREEMENT, "missed liver": MISSED, "extra": EXTRA}
+    handles = [Patch(facecolor=colour, edgecolor="#6B6B6B", label=name) for name, colour in shades.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+
+
 def _first_seed(run: RunFolder, groups: Sequence[Group]) -> tuple[int, dict[str, dict[str, Array]]] | None:
     """The lowest seed for which most of `groups` kept their images, and those images by source."""
     best: tuple[int, dict[str, dict[str, Array]]] | None = None
@@ -177,26 +195,13 @@ def segmentation_picture(run: RunFolder) -> Picture | None:
             ax.set_xlim(left - 0.5, left + side - 0.5)
             ax.set_ylim(top + side - 0.5, top - 0.5)
         for ax, mask in zip(axes[2:], predictions, strict=True):
-            ax.text(
-                0.03,
-                0.03,
-                _dice(truth, mask),
-                transform=ax.transAxes,
-                color="white",
-                fontsize=7.5,
-                bbox={"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 1.5},
-            )
+            _write(ax, _dice(truth, mask))
         frame = Rectangle(
             (left - 0.5, top - 0.5), side, side, fill=False, edgecolor="white", linewidth=0.8, linestyle="--"
         )
         axes[0].add_patch(frame)
         axes[0].set_ylabel(f"{first['patient'][row]}\nz {float(first['z'][row]):.0f} mm", fontsize=8, parse_math=False)
-    shades = {"agreement": AGREEMENT, "missed liver": MISSED, "extra": EXTRA}
-    figure.legend(
-        handles=[Patch(facecolor=colour, edgecolor="#6B6B6B", label=name) for name, colour in shades.items()],
-        loc="outside lower center",
-        ncols=3,
-    )
+    _overlay_legend(figure)
     caption = (
         f"Test slices with their true liver and what each U-Net made of them (seed {seed}): blue where they agree, "
         "yellow liver that was missed, red extra. The dashed frame is the part that the other columns enlarge. Slices "
@@ -204,3 +209,40 @@ def segmentation_picture(run: RunFolder) -> Picture | None:
     )
     alt = f"{len(rows)} test slices with the true liver mask and the agreement and errors of: {', '.join(names)}."
     return Picture("segmentation", "Segmentation of test slices", caption, alt.replace("\n", " "), figure)
+
+
+def extremes_picture(run: RunFolder) -> Picture | None:
+    """The test slices on which the U-Net did worst and best."""
+    groups = load_groups(run)
+    for group in (shown(groups), find(groups, "real")):
+        for result in group.runs if group else ():
+            arrays = _load(run, f"{result['job']}-extremes")
+            if arrays is not None and len(arrays["image"]):
+                return _extremes(arrays, group.label if group else "", int(result["seed"]))
+    return None
+
+
+def _extremes(arrays: dict[str, Array], label: str, seed: int) -> Picture:
+    count = len(arrays["image"])
+    worst = (count + 1) // 2
+    figure, grid = _grid(2, [f"#{place + 1}" for place in range(worst)], size=1.9, left=0.35, bottom=0.35)
+    for ax in (ax for axes in grid for ax in axes):
+        ax.set_axis_off()
+    for place in range(count):
+        row, column = divmod(place, worst)
+        ax = grid[row][column]
+        ax.set_axis_on()
+        truth, predicted = arrays["label"][place] > 0, arrays["probability"][place] > THRESHOLD
+        _show(ax, arrays["image"][place])
+        ax.imshow(_overlay(truth, predicted), interpolation="nearest")
+        _write(ax, f"{arrays['patient'][place]}, z {float(arrays['z'][place]):.0f}\n{_dice(truth, predicted)}")
+    for axes, name in zip(grid, ("worst", "best"), strict=True):
+        axes[0].set_ylabel(name)
+    _overlay_legend(figure)
+    caption = (
+        f"Test slices with liver on which {label} (seed {seed}) scored the lowest and the highest Dice: blue "
+        "agreement, yellow liver that was missed, red extra. The worst are mostly the liver's ends, where little of it "
+        "shows."
+    )
+    alt = f"{worst} worst and {count - worst} best test slices of {label} with agreement and errors."
+    return Picture("extremes", "Worst and best test slices", caption, alt, figure)

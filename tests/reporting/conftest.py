@@ -127,6 +127,13 @@ def write_run(root: Path, *, size: int = 48, slices: int = 3, steps: int = 400, 
             },
         )
         run.write_result(f"synthesis-{job}", {"job": job, "images": 714, "seconds": 2.0, "images_per_second": 357.0})
+        agreement = {"mean": 0.9, "p5": 0.7, "threshold": 0.8, "dropped": 71} if job == "essnet" else None
+        distance = {
+            "liver": {"synthetic": 0.0625, "ct": 0.75},
+            "body": {"synthetic": 0.125, "ct": 0.5},
+            "slice": {"synthetic": 0.03125, "ct": 0.25},
+        }
+        run.write_result(f"quality-{job}", {"images": 714, "real": 350, "distance": distance, "agreement": agreement})
         synthetic = np.stack([-_image(size, generator, liver) * 0.9 for liver in livers]).astype(np.float16)
         np.savez(run.arrays(f"samples-{job}"), ct=ct, synthetic=synthetic, label=livers.astype(np.uint8))
         names = ["g_adv", "d1", "d2", "cycle_ct", "cycle_mr"] + (["seg"] if job == "essnet" else [])
@@ -145,6 +152,14 @@ def write_run(root: Path, *, size: int = 48, slices: int = 3, steps: int = 400, 
                 label=livers.astype(np.uint8),
                 probability=probability,
                 patient=np.array([PATIENTS[place % 2] for place in range(slices)]),
+                z=np.arange(slices, dtype=float),
+            )
+            np.savez(
+                run.arrays(f"{result['job']}-extremes"),
+                image=ct,
+                label=livers.astype(np.uint8),
+                probability=probability,
+                patient=np.array(["$a$"] * slices),
                 z=np.arange(slices, dtype=float),
             )
             lines += [

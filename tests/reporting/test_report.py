@@ -102,9 +102,10 @@ def test_rebuilding_gives_the_same(built: RunFolder, tmp_path: Path) -> None:
         ("nothing", []),
         ("samples-essnet.npz", ["synthesis"]),
         ("samples-*.npz", ["synthesis", "ablation"]),
-        ("unet-real-0-seed0.*", ["segmentation", "roc"]),
-        ("unet-*-seed1.json", ["arrangements", "roc"]),
-        ("unet-cyclegan-714-seed2.*", ["segmentation", "roc"]),
+        ("unet-real-0-seed0.*", ["segmentation", "patients", "roc"]),
+        ("unet-*-seed1.json", ["patients", "arrangements", "roc"]),
+        ("unet-cyclegan-714-seed2.*", ["segmentation", "patients", "roc"]),
+        ("unet-essnet-714-seed1*", ["segmentation", "patients", "extremes", "roc"]),
     ],
 )
 def test_missing_results_leave_figures_out(make_run: MakeRun, kept: str, names: list[str]) -> None:

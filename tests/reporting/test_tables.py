@@ -10,7 +10,15 @@ from rich.console import Console
 
 from fastliver.reporting import print_tables
 from fastliver.reporting.results import Group, difference, estimate, load_groups
-from fastliver.reporting.tables import Table, ablation_table, cost_table, data_table, make_tables, segmentation_table
+from fastliver.reporting.tables import (
+    BLANK,
+    Table,
+    ablation_table,
+    cost_table,
+    data_table,
+    make_tables,
+    segmentation_table,
+)
 from fastliver.run_folder import RunFolder
 
 MakeRun = Callable[..., RunFolder]
@@ -153,3 +161,18 @@ def test_terminal_cuts_nothing(make_run: MakeRun, width: int) -> None:
     assert "…" not in text
     assert "0.9383 ± 0.0259" in text
     assert "+0.0283 ± 0.0072" in text
+
+
+def test_quality_of_synthetic_images(make_run: MakeRun) -> None:
+    run = make_run()
+    run.write_result("features-essnet", {"network": "net.onnx", "fid": 12.5, "kid": 0.01, "kid_deviation": 0.002})
+    table = next(table for table in make_tables(run) if table.name == "quality")
+    ct, essnet, cyclegan = ([cell.text for cell in row] for row in table.rows)
+    assert ct[:5] == ["CT, untranslated", "714", "0.7500", "0.5000", "0.2500"]
+    assert essnet == [
+        "Synthetic MR by EssNet", "714", "0.0625", "0.1250", "0.0312", "0.9000", "0.7000", "71 (9.9%)", "12.50",
+        "0.0100 ± 0.0020",
+    ]  # fmt: skip
+    assert cyclegan[5:] == [BLANK] * 5
+    assert "net.onnx" in table.note
+    assert "Dice of 0.8" in table.note

@@ -1,0 +1,115 @@
+"""`python -m fastliver.report`: rebuild a run's tables, figures and page from its folder."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from fastliver.cli import run_command
+from fastliver.data.store import SliceStore
+from fastliver.errors import InputError
+from fastliver.inference.features import FeatureNetwork
+from fastliver.metrics.realism import frechet_distance, kernel_distance
+from fastliver.reporting import build_report, print_tables
+from fastliver.run_folder import RunFolder
+from fastliver.training.progress import bar
+
+
+def build_parser() -> ArgumentParser:
+    """The command's options."""
+    parser = ArgumentParser(
+        prog="python -m fastliver.report",
+        description="Rebuild a run's tables, figures and report.html from its folder.",
+        epilog="example: python -m fastliver.report runs/quick-20260101-120000",
+    )
+    parser.add_argument("run", type=str, help="folder of a run")
+    parser.add_argument(
+        "--feature-network",
+        type=str | None,
+        default=None,
+        help="ONNX file of a network that gives features: adds FID and KID of the synthetic images",
+    )
+    parser.add_argument(
+        "--mr-store",
+        type=str | None,
+        default=None,
+        help="slice store of the real MR, if it isn't in stores/ beside the run",
+    )
+    return parser
+
+
+def open_mr_store(run: RunFolder, given: str | None) -> SliceStore:
+    """The store of the run's real MR: the one that is named, or the one beside the run that it was trained on.
+
+    Raises:
+        InputError: when there is none, or the one named isn't it.
+    """
+    data = run.read_result("data")
+    if data is None:
+        raise InputError(f"{run.root}: no images yet; train first")
+    hashes = data["fingerprint"]
+    stores = run.root.resolve().parent / "stores"
+    places = [Path(given)] if given is not None else [p for h in hashes for p in stores.glob(f"mr-*-{h[:12]}")]
+    for place in places:
+        store = SliceStore.open(place)
+        if store.modality == "MR" and store.meta["hash"] in hashes:
+            return store
+    raise InputError(
+        f"{given or stores}: not the MR store that {run.root} was trained on; name that one with --mr-store"
+    )
+
+
+def measure_features(run: RunFolder, network: FeatureNetwork, mr: SliceStore, console: Console) -> None:
+    """Write FID and KID of each set of synthetic images against the real MR's slices with liver.
+
+    Raises:
+        InputError: when the run has no synthetic images.
+    """
+    jobs = [job for job in ("essnet", "cyclegan") if run.synthetic(job).exists()]
+    if not jobs:
+        raise InputError(f"{run.root}: no synthetic images yet; run --stage synthesize first")
+
+    def features(store: SliceStore, title: str) -> np.ndarray:
+        images = store.images[store.liver_slices()]
+        with bar(console, title, len(images)) as progress:
+            return network(images, progress.update)
+
+    real = features(mr, "features of real MR")
+    for job in jobs:
+        synthetic = features(SliceStore.open(run.synthetic(job)), f"features of {job}'s MR")
+        if min(len(real), len(synthetic)) < 2:
+            raise InputError(f"{mr.path}: FID and KID need two slices or more of each kind")
+        kid, deviation = kernel_distance(synthetic, real)
+        run.write_result(
+            f"features-{job}",
+            {
+                "job": job,
+                "network": network.path.name,
+                "dimensions": real.shape[1],
+                "real": len(real),
+                "synthetic": len(synthetic),
+                "fid": frechet_distance(synthetic, real),
+                "kid": kid,
+                "kid_deviation": deviation,
+            },
+        )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    console = Console(markup=False, highlight=False)
+    options = build_parser().parse_args(list(arguments))
+    run = RunFolder.open(Path(options.run))
+    if options.feature_network is not None:
+        network = FeatureNetwork(Path(options.feature_network))
+        measure_features(run, network, open_mr_store(run, options.mr_store), console)
+    report = build_report(run)
+    print_tables(run, console)
+    console.print(f"Report: {report}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

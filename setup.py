@@ -43,6 +43,7 @@ REQUIRES = [
     f"cupy-cuda13x>=14{NOT_MAC}",
     f"nvidia-dali-cuda130>=2.4{LINUX}",
     "pydicom>=3.0",
+    "pylibjpeg>=2.0",
     "pylibjpeg-openjpeg>=2.3",
     "pylibjpeg-rle>=2.0",
     "pyjpegls>=1.4",
@@ -67,6 +68,7 @@ TEST = [
     "hypothesis>=6.100",
     "monai>=1.4",
     "torchmetrics>=1.4",
+    "pydicom-data>=1.0",
 ]
 
 CPP = ("csrc/bindings.cpp", "csrc/overlap_cpu.cpp")

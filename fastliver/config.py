@@ -89,6 +89,9 @@ class EngineConfig:
     """How the work is carried out; none of it changes what is learned."""
 
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to train; auto takes a GPU if there is one")
+    reader: Literal["auto", "threads", "dali"] = option(
+        "auto", "what reads DICOM: threads on the CPU, or DALI; auto takes DALI where there is a GPU for it"
+    )
     checkpoint_minutes: float = option(3.0, "minutes of training that a kill may cost", 0)
     log_every: int = option(10, "steps between lines of metrics.jsonl", 1)
 

@@ -3,11 +3,13 @@
 Its DICOM headers were rewritten, so patient and sequence are read from folder names.
 """
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from fastliver.data.dicom import read_header, read_series
+from fastliver.data.header import read_header
+from fastliver.data.series import plan_series, read_series
 from fastliver.data.study import Modality, Study
 from fastliver.errors import InputError
 
@@ -24,12 +26,17 @@ SEQUENCE_FOLDERS: dict[Sequence, tuple[str, str]] = {
 
 def _patients(folder: Path) -> list[Path]:
     """Patient folders, in order of number; `folder` may be a patient itself."""
-    if (folder / "DICOM_anon").is_dir() or any((folder / name).is_dir() for name in ("T1DUAL", "T2SPIR")):
+    if _holds(folder, "DICOM_anon", "T1DUAL", "T2SPIR"):
         return [folder]
     folders = [item for item in folder.iterdir() if item.is_dir()]
     return sorted(
         folders, key=lambda item: (not item.name.isdigit(), int(item.name) if item.name.isdigit() else 0, item.name)
     )
+
+
+def _holds(folder: Path, *names: str) -> bool:
+    """Whether one of these folders is in a folder; not where that can't be looked into."""
+    return any(os.path.isdir(folder / name) for name in names)
 
 
 def modality_folder(root: Path, modality: Modality) -> Path | None:
@@ -45,9 +52,9 @@ def kind(folder: Path) -> Modality | None:
     if folder.name in ("T1DUAL", "T2SPIR"):
         return "MR"
     for patient in _patients(folder):
-        if (patient / "DICOM_anon").is_dir():
+        if _holds(patient, "DICOM_anon"):
             return "CT"
-        if (patient / "T1DUAL").is_dir() or (patient / "T2SPIR").is_dir():
+        if _holds(patient, "T1DUAL", "T2SPIR"):
             return "MR"
     return None
 
@@ -60,14 +67,14 @@ def _files(folder: Path, pattern: str = "*") -> list[Path]:
 def _holds_image(path: Path) -> bool | None:
     """Whether a file's header announces an image; None where it is damaged."""
     try:
-        header = read_header(path, ["SOPClassUID", "Rows"])
+        header = read_header(path)
     except InputError:
         return None
-    if header.get("Rows") is not None:
+    if "Rows" in header:
         return True
     # A header cut short may still say what the file was; a class cut short has no name of its own.
-    kind = header.get("SOPClassUID")
-    return None if kind is None or kind.name == kind or kind.name.endswith("Image Storage") else False
+    kind = header.sop_class
+    return None if kind in ("", header.text("SOPClassUID")) or kind.endswith("Image Storage") else False
 
 
 def _masks_by_rank(images: list[Path], ground: Path) -> dict[Path, Path]:
@@ -126,6 +133,8 @@ def find_studies(folder: Path, modality: Modality, sequence: Sequence, skip_bad:
         elif ground.is_dir():
             named = _files(home / SEQUENCE_FOLDERS["t1-in"][1]) if sequence == "t1-out" else images
             masks = _masks_by_stem(images, named, ground)
+        liver = CT_LIVER if modality == "CT" else MR_LIVER
+        arguments = (images, modality, masks, liver, skip_bad)
         studies.append(
             Study(
                 modality=modality,
@@ -133,9 +142,8 @@ def find_studies(folder: Path, modality: Modality, sequence: Sequence, skip_bad:
                 series=str(home / images_in),
                 paths=(*images, *(mask for mask in (masks or {}).values() if mask.exists())),
                 labelled=masks is not None,
-                read=partial(
-                    read_series, images, modality, masks, CT_LIVER if modality == "CT" else MR_LIVER, skip_bad
-                ),
+                read=partial(read_series, *arguments),
+                plan=partial(plan_series, *arguments),
             )
         )
     if not studies:

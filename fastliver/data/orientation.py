@@ -8,6 +8,23 @@ LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Maps NIfTI's patient coordinates (to the right, front, head) to DICOM's (to the left, back, head), and back."""
 
 
+def display_turn(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How axes (i, j, k) become (column, row, slice) of display orientation: a row for each, with the axis that it
+    becomes and -1 where it is reversed (nibabel's orientations).
+
+    Args:
+        affine: (4, 4), maps (i, j, k) to LPS patient coordinates in mm.
+
+    Raises:
+        ValueError: when the affine is singular, so that an axis has no direction.
+    """
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise ValueError("the affine is singular")
+    return orientations.ornt_transform(
+        orientations.io_orientation(LPS_FROM_RAS @ affine), orientations.axcodes2ornt("LPS")
+    )
+
+
 def to_display(arrays: list[NDArray], affine: NDArray[np.float64]) -> tuple[list[NDArray], NDArray[np.float64]]:
     """Turn arrays to display orientation.
 
@@ -22,9 +39,6 @@ def to_display(arrays: list[NDArray], affine: NDArray[np.float64]) -> tuple[list
     Raises:
         ValueError: when the affine is singular, so that an axis has no direction.
     """
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise ValueError("the affine is singular")
-    ras = LPS_FROM_RAS @ affine
-    turn = orientations.ornt_transform(orientations.io_orientation(ras), orientations.axcodes2ornt("LPS"))
+    turn = display_turn(affine)
     turned = [np.ascontiguousarray(orientations.apply_orientation(array, turn).transpose(2, 1, 0)) for array in arrays]
     return turned, affine @ orientations.inv_ornt_aff(turn, arrays[0].shape)

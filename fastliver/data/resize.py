@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 BACKGROUND = -1.0
 """What pads an image: air in CT, no signal in MR."""
 
+BAND = 8
+"""Rows of the triangle matrix that are multiplied together: more multiply more zeros, fewer copy more pixels."""
+
 
 @lru_cache(maxsize=32)
 def triangle_matrix(size_in: int, size_out: int) -> NDArray[np.float32]:
@@ -27,6 +30,31 @@ def triangle_matrix(size_in: int, size_out: int) -> NDArray[np.float32]:
     rows = np.repeat(np.arange(size_out), len(offsets))
     np.add.at(matrix, (rows, np.clip(taps, 0, size_in - 1).ravel()), weights.ravel())
     return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)
+
+
+@lru_cache(maxsize=32)
+def triangle_bands(size_in: int, size_out: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """The triangle matrix in bands of `BAND` rows without the zeros beside them, which are nearly all of it.
+
+    A band is so small that BLAS multiplies it on the thread that asks: slices are resized on several threads at once.
+
+    Returns:
+        (bands, taps) pixels that each band reads, and its (bands, BAND, taps) weights; rows beyond the last are zero.
+    """
+    matrix = triangle_matrix(size_in, size_out)
+    matrix = np.pad(matrix, ((0, -size_out % BAND), (0, 0))).reshape(-1, BAND, size_in)
+    used = np.any(matrix, axis=1)
+    first, last = used.argmax(1), size_in - used[:, ::-1].argmax(1)
+    taps = int((last - first).max())
+    pixels = np.minimum(first, size_in - taps)[:, None] + np.arange(taps)
+    return pixels, np.take_along_axis(matrix, pixels[:, None], axis=2)
+
+
+def resize_rows(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """`triangle_matrix @ image` for an (H, W) image, in a fraction of the time: (size, W)."""
+    pixels, weights = triangle_bands(len(image), size)
+    rows = image.take(pixels.ravel(), axis=0).reshape(*pixels.shape, -1)
+    return (weights @ rows).reshape(-1, image.shape[1])[:size]
 
 
 def nearest_indices(size_in: int, size_out: int) -> NDArray[np.intp]:
@@ -60,21 +88,27 @@ class Fit:
 
     def image(self, slices: NDArray[np.float32]) -> NDArray[np.float32]:
         """(D, H, W) images in [-1, 1] -> (D, size, size)."""
-        across = triangle_matrix(self.shape[1], self.scaled[1])
-        down = triangle_matrix(self.shape[0], self.scaled[0])
-        return self._place(down @ (slices @ across.T), BACKGROUND)
+        square = np.full((len(slices), self.size, self.size), BACKGROUND, np.float32)
+        for target, image in zip(self.inside(square), slices, strict=True):  # one fits the cache, a volume doesn't
+            target[:] = self.resize(image)
+        return square
 
     def label(self, slices: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(D, H, W) labels -> (D, size, size)."""
         rows = nearest_indices(self.shape[0], self.scaled[0])
         columns = nearest_indices(self.shape[1], self.scaled[1])
-        return self._place(slices[:, rows[:, None], columns], 0)
-
-    def _place(self, slices: NDArray, fill: float) -> NDArray:
-        square = np.full((len(slices), self.size, self.size), fill, slices.dtype)
-        (top, left), (rows, columns) = self.offset, self.scaled
-        square[:, top : top + rows, left : left + columns] = slices
+        square = np.zeros((len(slices), self.size, self.size), slices.dtype)
+        self.inside(square)[:] = slices[:, rows[:, None], columns]
         return square
+
+    def resize(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(H, W) image -> `scaled`, the size that it has in the square."""
+        return resize_rows(resize_rows(image, self.scaled[0]).T, self.scaled[1]).T
+
+    def inside(self, square: NDArray) -> NDArray:
+        """The view of (..., size, size) squares where slices lie."""
+        (top, left), (rows, columns) = self.offset, self.scaled
+        return square[..., top : top + rows, left : left + columns]
 
     def affine(self, affine: NDArray[np.float64]) -> NDArray[np.float64]:
         """The affine of (column, row, slice) in the square, from that of the slices before."""

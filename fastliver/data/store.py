@@ -7,6 +7,7 @@ slice; `store.json`, what the store was built from and how. docs/slice-store.md 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastliver.data.intensity import IntensityRule
-from fastliver.data.resize import Fit
+from fastliver.data.pipeline import Pipeline, PreparedStudy, Road
 from fastliver.data.study import Modality, Study
 from fastliver.errors import InputError
 from fastliver.files import new_folder, read_json, write_json
@@ -192,7 +193,8 @@ def build_store(
     size: int,
     folder: Path,
     skip_bad: bool = False,
-    on_study: Callable[[int, int], None] = lambda done, total: None,
+    on_study: Callable[[int, int, int], None] = lambda done, total, slices: None,
+    road: Road = "auto",
 ) -> SliceStore:
     """The store of these studies under `folder`: the one built before if nothing has changed since, else a new one.
 
@@ -202,7 +204,8 @@ def build_store(
         size: side of the stored slices in pixels.
         folder: stores live here, each named by modality and the digest of its inputs.
         skip_bad: leave out what can't be read, and list it in `store.json` under "skipped".
-        on_study: called with the studies done and their number.
+        on_study: called with the studies done, their number and the slices written; not for a store that was there.
+        road: how DICOM is read; what a store holds doesn't depend on it.
 
     Raises:
         InputError: from reading a study.
@@ -215,16 +218,19 @@ def build_store(
             return store
     skipped: list[str] = []
     notes: list[str] = []
-    with new_folder(path) as temporary:
+    pipeline = Pipeline(rule, size, road)
+    with new_folder(path) as temporary, closing(pipeline.prepare(studies)) as prepared:
         writer = StoreWriter(temporary, rule.modality, size, rule, studies[0].labelled)
-        for number, study in enumerate(studies):
-            try:
-                _add_study(writer, study, rule, size, skipped, notes)
-            except InputError as error:
-                if not skip_bad:
-                    raise
-                skipped.append(str(error))
-            on_study(number + 1, len(studies))
+        for number, outcome in enumerate(prepared):
+            if isinstance(outcome, PreparedStudy):
+                _add_study(writer, outcome)
+                skipped += outcome.skipped
+                notes += outcome.notes
+            elif skip_bad:
+                skipped.append(str(outcome))
+            else:
+                raise outcome
+            on_study(number + 1, len(studies), len(writer.entries))
         if not writer.entries:
             raise InputError(
                 f"{studies[0].series}: none of the {len(studies)} studies could be read; the first: {skipped[0]}"
@@ -233,22 +239,17 @@ def build_store(
     return SliceStore.open(path)
 
 
-def _add_study(
-    writer: StoreWriter, study: Study, rule: IntensityRule, size: int, skipped: list[str], notes: list[str]
-) -> None:
-    volume = study.read()
-    fit = Fit.of(volume.image.shape[1:], volume.spacing[1:], size)
-    images = fit.image(rule.apply(volume.image))
-    labels = np.zeros(images.shape, np.uint8) if volume.label is None else fit.label(volume.label)
+def _add_study(writer: StoreWriter, prepared: PreparedStudy) -> None:
+    study, fit = prepared.study, prepared.fit
     writer.add(
-        images,
-        labels,
+        prepared.images,
+        prepared.labels,
         {
             "patient": study.patient,
             "series": study.series,
-            "shape": list(volume.image.shape),
-            "source_affine": volume.affine.tolist(),
-            "affine": fit.affine(volume.affine).tolist(),
+            "shape": list(prepared.shape),
+            "source_affine": prepared.affine.tolist(),
+            "affine": fit.affine(prepared.affine).tolist(),
             "scaled": list(fit.scaled),
             "offset": list(fit.offset),
         },
@@ -256,12 +257,10 @@ def _add_study(
             {
                 "patient": study.patient,
                 "slice": number,
-                "z": round(float(volume.heights[number]), 4),
-                "spacing": [round(value, 6) for value in volume.spacing],
-                "source": str(volume.sources[number]),
+                "z": round(float(prepared.heights[number]), 4),
+                "spacing": [round(value, 6) for value in prepared.spacing],
+                "source": str(prepared.sources[number]),
             }
-            for number in range(len(images))
+            for number in range(len(prepared.images))
         ],
     )
-    skipped += volume.skipped
-    notes += volume.notes

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from fastliver.data.series import SeriesPlan
 
 Modality = Literal["CT", "MR"]
 
@@ -53,6 +56,7 @@ class Study:
         labelled: whether `read` gives a label.
         options: what else decides what `read` gives, such as the label that is liver.
         read: reads the series; raises InputError that names the file and the field.
+        plan: for DICOM, what `read` would do, from the headers alone; raises InputError alike.
     """
 
     modality: Modality
@@ -62,3 +66,4 @@ class Study:
     labelled: bool
     read: Callable[[], Volume]
     options: str = ""
+    plan: "Callable[[], SeriesPlan] | None" = None

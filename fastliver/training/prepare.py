@@ -1,5 +1,6 @@
 """The data of a run: stores, split, and the table of what was found."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,14 +108,21 @@ def _split(config: TrainConfig, store: SliceStore) -> Split:
 
 def _store(source: Source, rule: IntensityRule, config: TrainConfig, stores: Path, console: Console) -> SliceStore:
     studies = source.studies()
+    on_cpu = config.engine.reader == "auto" and config.engine.device == "cpu"
+    started = time.monotonic()
     with bar(console, f"reading {source.modality}", len(studies)) as progress:
+
+        def show(done: int, total: int, slices: int) -> None:
+            progress.update(done, f"patients, {slices / (time.monotonic() - started):.0f} slices/s")
+
         return build_store(
             studies,
             rule,
             config.data.image_size,
             stores,
             config.data.skip_bad,
-            lambda done, total: progress.update(done, "patients"),
+            show,
+            "threads" if on_cpu else config.engine.reader,
         )
 
 

@@ -70,8 +70,15 @@ def imports(path: Path, name: str) -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def test_imports_need_torch_triton_and_numpy_alone() -> None:
-    code = BLOCK.format(names=HEAVY, modules=LIGHT)
+STORES = tuple(f"fastliver.data.{name}" for name in ("store", "pipeline", "slices", "dali", "sources"))
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"), [(LIGHT, HEAVY), (STORES, ("nvidia", "torch", "cupy", "monai"))], ids=["kernels", "data"]
+)
+def test_imports_need_no_more_than_they_promise(modules: tuple[str, ...], absent: tuple[str, ...]) -> None:
+    """Kernels and networks need torch, triton and NumPy alone; data is read without DALI, and found without torch."""
+    code = BLOCK.format(names=absent, modules=modules)
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from PIL import Image
 
+from fastliver.data.dicom import grid_of
 from fastliver.data.intensity import IntensityRule
 from fastliver.data.sources import Source
 from fastliver.data.store import build_store
@@ -34,6 +35,14 @@ def set_raw(path: Path, old: bytes, new: bytes) -> None:
     assert content.count(old) == 1
     assert len(old) == len(new)
     path.write_bytes(content.replace(old, new))
+
+
+def nest(path: Path, depth: int) -> None:
+    """Put a sequence in a sequence in a sequence before the rows, with one item that ends nowhere."""
+    content = path.read_bytes()
+    at = content.index(b"\x28\0\x02\0US")
+    begins = b"\x20\0\x11\x91SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\0\xe0\xff\xff\xff\xff"
+    path.write_bytes(content[:at] + begins * depth + content[at:])
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,18 @@ CASES = {
     "another modality": Case(lambda i, m: change(i, Modality="MR"), "Modality is MR, expected CT"),
     "two frames": Case(
         lambda i, m: change(i, NumberOfFrames=2, PixelData=bytes(2 * 2 * 24 * 32)), "NumberOfFrames is 2"
+    ),
+    "absurd size": Case(lambda i, m: change(i, Rows=65535, Columns=65535, NumberOfFrames=12), "103.1 GB"),
+    "fewer pixels than rows": Case(lambda i, m: change(i, Rows=2400), "PixelData can't be decoded .it has 1536 of"),
+    "colour": Case(lambda i, m: change(i, SamplesPerPixel=3, PhotometricInterpretation="RGB"), "a colour image"),
+    "deep nesting": Case(lambda i, m: nest(i, 5000), "no image|read as DICOM|PixelData"),
+    "no transfer syntax": Case(
+        lambda i, m: set_raw(i, b"UI\x14\0001.2.840.10008.1.2.1\0", b"UI\x14\0" + bytes(20)),
+        "TransferSyntaxUID is missing",
+    ),
+    "unknown transfer syntax": Case(
+        lambda i, m: set_raw(i, b"UI\x14\0001.2.840.10008.1.2.1\0", b"UI\x14\0001.2.3.4.5.6.7.8.9.10"),
+        "PixelData can't be decoded",
     ),
     "mask of another size": Case(lambda i, m: Image.new("1", (32, 25)).save(m), "25x32", about_mask=True),
     "mask cut": Case(lambda i, m: m.write_bytes(m.read_bytes()[:40]), "mask", about_mask=True),
@@ -178,3 +199,27 @@ def test_nothing_readable_is_an_error_even_with_skip_bad(ct_tree):
         image.write_text("no image at all")
     with pytest.raises(InputError, match=r"DICOM_anon: none of its 6 files could be read; the first: .*i0000"):
         Source(ct_tree, "CT", skip_bad=True).studies()[0].read()
+
+
+def test_a_header_alone_advises_nothing_that_only_some_callers_offer(ct_tree):
+    """`grid_of` serves commands without --skip-bad too."""
+    images = sorted((ct_tree / "CT/7/DICOM_anon").iterdir())
+    change(images[BAD], ImagePositionPatient=None)
+    for content in (images[BAD].read_bytes(), b"no image at all", images[0].read_bytes()[:200]):
+        images[BAD].write_bytes(content)
+        with pytest.raises(InputError) as error:
+            grid_of(images)
+        assert str(images[BAD]) in str(error.value)
+        assert "--skip-bad" not in str(error.value)
+        assert REMEDY.search(str(error.value).replace(str(ct_tree), ""))
+
+
+@pytest.mark.parametrize("depth", [100, 5000])
+def test_deep_nesting_that_ends_is_read(tmp_path, write_slice, depth):
+    path = write_slice(tmp_path / "a.dcm", np.full((4, 4), 7, np.uint16))
+    content = path.read_bytes()
+    at = content.index(b"\x28\0\x02\0US")
+    begins = b"\x20\0\x11\x91SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\0\xe0\xff\xff\xff\xff"
+    ends = b"\xfe\xff\x0d\xe0\0\0\0\0" + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    path.write_bytes(content[:at] + begins * depth + ends * depth + content[at:])
+    assert (Source(tmp_path, "CT").studies()[0].read().image == 7).all()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from fastliver.data.resize import Fit, nearest_indices, triangle_matrix
+from fastliver.data.resize import Fit, nearest_indices, resize_rows, triangle_matrix
 
 SIZES = [((512, 512), (256, 256)), ((257, 257), (256, 256)), ((37, 53), (24, 40)), ((20, 31), (41, 64)),
          ((100, 60), (7, 5)), ((33, 33), (33, 70)), ((5, 9), (64, 64))]  # fmt: skip
@@ -117,3 +117,23 @@ def test_very_long_slices_keep_at_least_one_row(side):
     fit = Fit.of((side, 2000), (1.0, 1.0), 64)
     assert fit.image(np.zeros((1, side, 2000), np.float32)).shape == (1, 64, 64)
     assert fit.scaled == (max(1, round(64 * side / 2000)), 64)
+
+
+@given(SIDES, SIDES, st.integers(1, 9))
+def test_bands_are_the_whole_matrix(size_in, size_out, width):
+    image = np.random.default_rng(size_in).uniform(-1, 1, (size_in, width)).astype(np.float32)
+    expected = triangle_matrix(size_in, size_out).astype(float) @ image
+    np.testing.assert_allclose(resize_rows(image, size_out), expected, atol=1e-6)
+    assert resize_rows(image, size_out).dtype == np.float32
+
+
+@pytest.mark.parametrize(("before", "after"), SIZES)
+def test_an_image_of_a_fit_is_resized_by_both_matrices(before, after):
+    image = noise(before)
+    expected = triangle_matrix(before[0], after[0]).astype(float) @ image @ triangle_matrix(before[1], after[1]).T
+    size = max(after) + 3
+    fit = Fit(size, before, after, (1, 2))
+    for flipped in (image, image[::-1, ::-1][::-1, ::-1], np.asfortranarray(image)):
+        square = fit.image(flipped[None])[0]
+        np.testing.assert_allclose(square[1 : 1 + after[0], 2 : 2 + after[1]], expected, atol=2e-6)
+        assert (square == -1).sum() == size**2 - after[0] * after[1]

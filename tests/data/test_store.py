@@ -35,11 +35,11 @@ def studies(tree, reads):
 
     def find(**options):
         def counted(study):
-            def read():
+            def plan():
                 reads.append(study.patient)
-                return study.read()
+                return study.plan()
 
-            return replace(study, read=read)
+            return replace(study, plan=plan)
 
         return [counted(study) for study in Source(tree, "CT", **options).studies()]
 
@@ -106,7 +106,7 @@ def test_the_description_says_how_it_was_built(phantom, tmp_path):
 
 def test_an_unlabelled_store_counts_every_slice(phantom, tmp_path):
     study = Source(phantom, "CT").studies()[0]
-    bare = replace(study, labelled=False, read=lambda: replace(study.read(), label=None))
+    bare = replace(study, labelled=False, plan=None, read=lambda: replace(study.read(), label=None))
     store = build_store([bare], CT, 64, tmp_path)
     assert not store.labelled
     assert not np.asarray(store.labels).any()
@@ -174,8 +174,8 @@ def test_every_setting_has_a_store_of_its_own(studies, reads, tmp_path):
 
 def test_progress_is_told_study_by_study(studies, tmp_path):
     told = []
-    build_store(studies(), CT, 32, tmp_path / "stores", on_study=lambda done, total: told.append((done, total)))
-    assert told == [(1, 2), (2, 2)]
+    build_store(studies(), CT, 32, tmp_path / "stores", on_study=lambda *counts: told.append(counts))
+    assert told == [(1, 2, 10), (2, 2, 20)]
 
 
 def test_skip_bad_counts_slices_and_whole_studies(tree, studies, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fastliver.data.intensity import IntensityRule
+from fastliver.data.sources import Source
 from fastliver.data.store import SliceStore, build_store
 from fastliver.data.study import Study, Volume
 from fastliver.errors import InputError
@@ -104,6 +105,25 @@ def test_a_killed_build_leaves_no_store_and_the_next_one_succeeds(tmp_path):
     store = SliceStore.open(tmp_path / "stores" / name)
     assert len(store) == 24
     np.testing.assert_allclose(np.unique(store.images), [-1.0, -0.8, -0.6], atol=1e-3)
+
+
+def test_a_kill_between_studies_of_dicom_loses_nothing_else(phantom, tmp_path):
+    """Threads read the second study when the first one is written and the process is killed."""
+    before = build_store(Source(phantom, "MR").studies(), IntensityRule("MR", 0.5, 99.5), 32, tmp_path)
+    program = (
+        "import os, sys; from pathlib import Path; from fastliver.data.intensity import IntensityRule;"
+        "from fastliver.data.sources import Source; from fastliver.data.store import build_store;"
+        "studies = Source(Path(sys.argv[1]), 'CT').studies(); rule = IntensityRule('CT', 0, 100);"
+        "build_store(studies, rule, 32, Path(sys.argv[2]), on_study=lambda *counts: os.kill(os.getpid(), 9))"
+    )
+    command = [sys.executable, "-c", program, str(phantom), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert visible(tmp_path) == [before.path.name]
+    assert len(SliceStore.open(before.path)) == 24
+    whole = build_store(Source(phantom, "CT").studies(), RULE, 32, tmp_path)
+    assert len(whole) == 20
+    assert visible(tmp_path) == sorted([before.path.name, whole.path.name])
 
 
 def test_a_full_disk_is_an_os_error_and_leaves_nothing(tmp_path):

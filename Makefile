@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 
-.PHONY: demo test test-full lint clean
+.PHONY: demo test test-full lint profile-nsys profile-ncu clean
 
 demo: $(VENV)/.package
 	$(RUN) -m fastliver.train
@@ -22,6 +22,21 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h csrc/cuda/*.cu tests/csrc/*.cpp
+
+# Ten steps of the paper's EssNet on a GPU (docs/profiling.md); for other data or networks give PROFILED other options.
+PROFILED ?= --image-size 256 --essnet-channels 64 --essnet-epochs 1 --stage essnet
+
+# The timeline of kernels, copies and named ranges: profile.nsys-rep, and where the time goes as tables.
+profile-nsys: $(VENV)/.package
+	nsys profile --trace=cuda,nvtx,cudnn,cublas --cuda-graph-trace=node --capture-range=cudaProfilerApi \
+		--capture-range-end=stop --force-overwrite=true --output=profile \
+		$(RUN) -m fastliver.train $(PROFILED) --profile 20:30
+	nsys stats --report nvtx_sum,cuda_gpu_kern_sum profile.nsys-rep
+
+# One step's kernels one by one, each against the GPU's limits: profile.ncu-rep. Takes minutes: kernels run many times.
+profile-ncu: $(VENV)/.package
+	ncu --set full --nvtx --profile-from-start off --force-overwrite --export profile \
+		$(RUN) -m fastliver.train $(PROFILED) --graph off --profile 20:21
 
 clean:
 	rm -rf $(VENV) build *.egg-info fastliver/_C*.so

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import os
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.console import Console
 
 from fastliver.config import PRESETS, TrainConfig, flatten, option_name, sections
-from fastliver.errors import InputError, RunError
+from fastliver.errors import InputError, Interrupted, OtherRankFailed, RunError
 
 INTERRUPTED = 130
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -20,20 +21,28 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def run_command(main: Callable[[], None], resumes: bool = False) -> int:
     """Run a command; a bad input or a failure becomes one message and its exit code (2 or 1).
 
+    Of several ranks under torchrun each says its own errors, and the first alone what concerns all.
+
     Args:
         main: the command.
         resumes: whether it has --resume to advise.
     """
     console = Console(stderr=True)
+    rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else None
 
     def fail(message: str, code: int) -> int:
-        console.print(f"error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+        who = "" if rank is None else f"rank {rank}: "
+        console.print(f"{who}error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
         return code
 
     try:
         main()
+    except OtherRankFailed as error:
+        return error.exit_code
     except (InputError, RunError) as error:
         return fail(str(error), error.exit_code)
+    except Interrupted as error:
+        return fail(str(error), error.exit_code) if rank in (None, "0") else error.exit_code
     except KeyboardInterrupt:
         return fail("interrupted" + "; --resume goes on from the last checkpoint" * resumes, INTERRUPTED)
     except OSError as error:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from fastliver.byte_sizes import parse_bytes
 from fastliver.errors import InputError
 
 PAPER_SYNTHETIC = (0, 354, 714, 1034, 1487, 2050)
@@ -48,7 +49,6 @@ class ExperimentConfig:
     ablation_arrangement: int = option(714, "the arrangement that the ablation compares", 1)
     seeds: int = option(1, "U-Net trainings per arrangement; 2 or more give an interval", 1)
     seed: int = option(0, "first seed of everything random", 0)
-    augment: Literal["none", "flip-shift"] = option("flip-shift", "mirror and shift training images")
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,12 @@ class EssNetConfig:
     discriminator_lr: float = option(2e-4, "learning rate of D1 and D2", 0)
     betas: tuple[float, float] = option((0.5, 0.999), "Adam's betas", 0)
     pool: int = option(50, "generated images kept to show the discriminators again; 0 for none", 0)
+    augment: Literal["none", "flip-shift", "keras", "full"] = option(
+        "flip-shift",
+        "how CT and MR vary; flip-shift: half mirrored, shifted by up to 1/16 of the side; keras: as the U-Net's "
+        "Keras original, mirrored, shifted and scaled by up to 5 percent, hardly turned or sheared; full: mirrored, "
+        "shifted, turned by up to 10 degrees, scaled by 10 percent, elastic, gamma, bias field and noise",
+    )
 
 
 @dataclass(frozen=True)
@@ -82,18 +88,52 @@ class UNetConfig:
     channels: int = option(64, "width of the first level", 1)
     head_relu: bool = option(False, "keep the Keras original's ReLU before the output; it can die (all-grey output)")
     collapse_steps: int = option(3000, "steps with one class in every output after which a run counts as collapsed", 1)
+    augment: Literal["none", "flip-shift", "keras", "full"] = option(
+        "flip-shift", "how real and synthetic MR vary, as --essnet-augment"
+    )
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """How the work is carried out; none of it changes what is learned."""
+    """How the work is carried out; none of it but the precision's rounding changes what is learned."""
 
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to train; auto takes a GPU if there is one")
     reader: Literal["auto", "threads", "dali"] = option(
         "auto", "what reads DICOM: threads on the CPU, or DALI; auto takes DALI where there is a GPU for it"
     )
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = option(
+        "auto",
+        "what convolutions compute in; auto: bf16 on a GPU that has it, fp16 with loss scaling on an older one with "
+        "tensor cores, else fp32",
+    )
+    graph: Literal["auto", "on", "off"] = option(
+        "auto", "training steps as CUDA graphs; auto: on a GPU where it works; off, for debugging: the same steps"
+    )
+    deterministic: bool = option(False, "repeat the same bits on a GPU, at some speed; a CPU always does")
+    memory_limit: str | None = option(
+        None, "GPU memory that the whole process may take, such as 6GiB; none: what is free, on cards up to 8 GiB "
+        "less 256 MiB"
+    )  # fmt: skip
     checkpoint_minutes: float = option(3.0, "minutes of training that a kill may cost", 0)
+    checkpoint_steps: int | None = option(None, "save after every so many steps too", 1)
     log_every: int = option(10, "steps between lines of metrics.jsonl", 1)
+    profile: str | None = option(None, "steps to profile, such as 20:30, of each training; see docs/profiling.md")
+
+    def memory_bytes(self) -> int | None:
+        """What `--memory-limit` allows; raises InputError for what isn't a size."""
+        return None if self.memory_limit is None else parse_bytes(self.memory_limit, "--memory-limit")
+
+    def profile_steps(self) -> range | None:
+        """The steps that `--profile` names, the last one left out; raises InputError for what isn't a window."""
+        if self.profile is None:
+            return None
+        try:
+            first, last = (int(part) for part in self.profile.split(":"))
+        except ValueError:
+            first = last = 0
+        if not 0 <= first < last:
+            raise InputError(f"--profile={self.profile}: expected first and last step with a colon, such as 20:30")
+        return range(first, last)
 
 
 @dataclass(frozen=True)
@@ -131,6 +171,8 @@ class TrainConfig:
         if self.experiment.ablation and not self.experiment.segmentor:
             raise InputError("--ablation trains EssNet with its segmentor and without: leave out --no-segmentor")
         self.synthetic_counts()
+        self.engine.profile_steps()
+        self.engine.memory_bytes()
 
     def _numbers(self) -> list[tuple[str, Any, float | None]]:
         return [
@@ -174,7 +216,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The phantom at a size that two CPU cores train on in about three minutes: shows the way, not the quality.
     "demo": {
         "image_size": 64,
-        "augment": "none",
+        "essnet_augment": "none",
+        "unet_augment": "none",
         "arrangements": "0,714",
         "essnet_epochs": 4,
         "essnet_channels": 16,
@@ -188,7 +231,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Real data in minutes on a CPU.
     "quick": {
         "image_size": 96,
-        "augment": "none",
+        "essnet_augment": "none",
+        "unet_augment": "none",
         "arrangements": "0,714",
         "essnet_epochs": 3,
         "essnet_channels": 24,
@@ -199,7 +243,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "unet_lr": 1e-3,
     },
     "default": {},
-    "paper": {"split": "paper", "augment": "none", "essnet_ct_slices": 350, "unet_head_relu": True},
+    # The paper names no augmentation; that of the U-Net's Keras original is --unet-augment keras.
+    "paper": {
+        "split": "paper",
+        "essnet_ct_slices": 350,
+        "essnet_augment": "none",
+        "unet_augment": "none",
+        "unet_head_relu": True,
+    },
 }
 
 

@@ -16,3 +16,21 @@ class RunError(Exception):
     """The run itself failed (divergence, collapse, full disk); the message says where and what to do."""
 
     exit_code = 1
+
+
+class OtherRankFailed(RunError):
+    """Another rank of a distributed run failed; it says itself why, so this one ends without a word."""
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM ends the run; like KeyboardInterrupt it passes every `except Exception`.
+
+    Args:
+        name: of the signal.
+        number: of the signal; 128 more is the exit code, as a shell has it.
+        remedy: how to go on.
+    """
+
+    def __init__(self, name: str, number: int, remedy: str = "--resume goes on from the last checkpoint") -> None:
+        super().__init__(f"interrupted by {name}; {remedy}")
+        self.exit_code = 128 + number

@@ -8,6 +8,9 @@ from typing import Any
 from fastliver.errors import InputError
 from fastliver.files import read_json, write_json
 
+PACE = ("seconds", "step_seconds", "images_per_second", "memory_gib")
+"""What a line of metrics.jsonl says about speed and memory; besides these, job, step and epoch it holds losses."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -34,6 +37,10 @@ class RunFolder:
     @property
     def tensorboard(self) -> Path:
         return self.root / "tensorboard"
+
+    def profile(self, job: str) -> Path:
+        """The trace of the steps of a training that `--profile` names."""
+        return self.root / "profile" / f"{job}.json"
 
     @property
     def tables(self) -> Path:

@@ -3,8 +3,10 @@
 Without data it writes a phantom data set and trains on that at a reduced size.
 """
 
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,32 @@ from fastliver.cli import add_settings, parse, preset_values, read_settings, run
 from fastliver.config import PRESETS, TrainConfig, flatten, unflatten
 from fastliver.data.phantom import PhantomSpec, write_phantom
 from fastliver.errors import InputError
-from fastliver.files import write_file, write_json
+from fastliver.files import read_json, write_file, write_json
 from fastliver.reporting import build_report, print_tables
 from fastliver.run_folder import RunFolder
-from fastliver.training.estimate import estimate
+from fastliver.training.distributed import Launch, Ranks, join
+from fastliver.training.estimate import estimate, memory_lines, plan_run
 from fastliver.training.prepare import describe, prepare, print_counts, sources
 from fastliver.training.progress import bar, clock
+from fastliver.training.signals import Signals
 from fastliver.training.stages import Run, check_stage, device_name, run_stages
 
 LONG_ON_CPU = 24 * 3600.0
 
-ADDITIVE = {"arrangements", "seeds", "ablation", "device", "checkpoint_minutes", "log_every"}
+ADDITIVE = {
+    *("arrangements", "seeds", "ablation"),
+    *(
+        "device",
+        "reader",
+        "graph",
+        "deterministic",
+        "memory_limit",
+        "checkpoint_minutes",
+        "checkpoint_steps",
+        "log_every",
+        "profile",
+    ),
+}
 """Settings that a resumed run may change: they add to it, or change nothing that is learned."""
 
 
@@ -99,24 +116,67 @@ def _without_defaults(parser: ArgumentParser, arguments: Sequence[str]) -> dict[
     return parser.parse_args(shown, defaults=False).as_dict()
 
 
-def choose_device(name: str) -> torch.device:
-    """The device that `--device` means; raises InputError for a GPU that isn't there."""
+def choose_device(name: str, ranks: Ranks) -> torch.device:
+    """The device that `--device` means for this rank; raises InputError for a GPU that isn't there."""
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "--device=cuda: torch sees no GPU; check the driver and that torch is a CUDA build, or use cpu"
         )
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if ranks.alone:
+        return torch.device("cuda")
+    if ranks.local >= torch.cuda.device_count():
+        raise InputError(
+            f"--nproc-per-node: rank {ranks.rank} is number {ranks.local + 1} on its machine, where torch sees "
+            f"{torch.cuda.device_count()} GPUs; start no more processes than GPUs, or add --device cpu"
+        )
+    device = torch.device("cuda", ranks.local)
+    torch.cuda.set_device(device)
+    return device
 
 
-def run_folder(options: Namespace, preset: str) -> RunFolder:
-    """The folder of this run; a new one must not exist yet."""
+def make_deterministic() -> None:
+    """Let CUDA compute the same bits each time; must come before it starts."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def find_run(
+    arguments: Sequence[str], launch: Launch | None, now: datetime
+) -> tuple[Namespace, TrainConfig, RunFolder]:
+    """Options, settings and folder of the run; a new run's folder must not exist yet.
+
+    When torchrun starts the processes anew after a failure, the same command line means to go on with the run that it
+    began.
+
+    Args:
+        arguments: the command line.
+        launch: how torchrun started this process, if it did.
+        now: names a run that has no name.
+    """
+    options, config = read_options(arguments)
     if options.resume is not None:
-        return RunFolder(Path(options.resume))
-    name = options.name or f"{preset}-{datetime.now():%Y%m%d-%H%M%S}"
+        return options, config, RunFolder(Path(options.resume))
+    name = options.name or f"{config.preset}-{now:%Y%m%d-%H%M%S}"
+    if launch is not None and launch.may_restart and options.name is None:
+        if launch.job is None:
+            raise InputError("--name is missing: torchrun's --max-restarts could not find the run again; name it")
+        name = f"{config.preset}-{launch.job}"
     folder = RunFolder(Path(options.runs) / name)
-    if folder.root.exists():
+    if launch is not None and _began(folder, launch):
+        options, config = read_options([*arguments, f"--resume={folder.root}"])
+    elif folder.root.exists():
         raise InputError(f"{folder.root}: exists already; choose another --name, or go on with --resume {folder.root}")
-    return folder
+    return options, config, folder
+
+
+def _began(folder: RunFolder, launch: Launch) -> bool:
+    """Whether the run in the folder is one that this torchrun began, before it started the processes anew."""
+    if not folder.config.exists() or (launch.job is None and not launch.restarts):
+        return False
+    return read_json(folder.environment).get("torchrun") == launch.job
 
 
 def make_phantom(folder: Path, console: Console) -> Path:
@@ -132,40 +192,67 @@ def make_phantom(folder: Path, console: Console) -> Path:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    # Paths and names may hold brackets: nothing printed is markup.
-    console = Console(markup=False, highlight=False)
-    options, config = read_options(arguments)
-    device = choose_device(config.engine.device)
-    folder = run_folder(options, config.preset)
-    runs = folder.root.parent
+    launch = Launch.find()
+    with Signals(forwarded=launch is not None) as signals, join() as ranks:
+        # Paths and names may hold brackets: nothing printed is markup.
+        console = Console(markup=False, highlight=False, quiet=not ranks.is_main)
+        now = ranks.broadcast(datetime.now())
+        options, config, folder = ranks.first(lambda: find_run(arguments, launch, now))
+        if config.engine.deterministic:
+            make_deterministic()
+        ranks = ranks.on(choose_device(config.engine.device, ranks))
+        run, description = ranks.first(lambda: gather(config, options.stage, folder, ranks, signals, console))
+        # All compute alike, in what suits the first one's GPU.
+        run = replace(run, plans=ranks.broadcast(run.plans))
+        ranks.only(lambda: begin(run, options, description, launch))
+        run_stages(run, options.stage)
+        ranks.only(lambda: conclude(run))
 
-    data = config.data
+
+def gather(
+    config: TrainConfig, stage: str, folder: RunFolder, ranks: Ranks, signals: Signals, console: Console
+) -> tuple[Run, dict[str, Any]]:
+    """Read the data, or make them; gives the run, fitted to the GPU's memory, and the description of what was found."""
+    data, runs = config.data, folder.root.parent
     phantom = make_phantom(runs / "phantom", console) if data.data is data.ct is data.mr is None else None
     ct, mr = sources(config, phantom)
     prepared = prepare(config, ct, mr, runs / "stores", console)
-    description = describe(prepared, ct, mr)
-    print_counts(description, console)
+    run = Run(config, folder, prepared, console, ranks, signals)
+    return replace(run, plans=plan_run(run, stage)), describe(prepared, ct, mr)
 
-    run = Run(config, folder, prepared, device, console)
+
+def begin(run: Run, options: Namespace, description: dict[str, Any], launch: Launch | None) -> None:
+    """Show what lies ahead, refuse what can't end well, and write down what the run is."""
+    device, folder, console = run.device, run.folder, run.console
+    print_counts(description, console)
     check_unchanged(run, description)
+    for line in memory_lines(run, options.stage):
+        console.print(line, soft_wrap=True)
     expected = estimate(run, options.stage)
+    processes = "" if run.ranks.alone else f"{run.ranks.count} processes on "
     console.print(
-        f"Estimated time on {device_name(device)}: {clock(expected.total)} "
+        f"Estimated time on {processes}{device_name(device)}: {clock(expected.total)} "
         f"(EssNet {clock(expected.essnet)}, U-Nets {clock(expected.unet)})"
     )
     if device.type == "cpu" and expected.total > LONG_ON_CPU and not options.yes:
         raise InputError(
             "over 24 hours on a CPU: add --yes to start all the same, or choose --preset quick, or use a GPU"
         )
-
     check_stage(run, options.stage)
-    write_file(folder.config, yaml.safe_dump(flatten(config), sort_keys=False))
-    write_json(folder.environment, environment.describe(device_name(device)))
+    about = environment.describe(device_name(device))
+    if launch is not None:
+        about |= {"ranks": run.ranks.count, "torchrun": launch.job}
+    # Before the settings: a folder with settings is one to go on with, if this launch began it.
+    write_json(folder.environment, about)
+    write_file(folder.config, yaml.safe_dump(flatten(run.config), sort_keys=False))
     folder.write_result("data", description)
-    run_stages(run, options.stage)
-    report = build_report(folder)
-    print_tables(folder, console)
-    console.print(f"Report: {report}", soft_wrap=True)
+
+
+def conclude(run: Run) -> None:
+    """Write and show the report."""
+    report = build_report(run.folder)
+    print_tables(run.folder, run.console)
+    run.console.print(f"Report: {report}", soft_wrap=True)
 
 
 def check_unchanged(run: Run, description: dict[str, Any]) -> None:

@@ -200,13 +200,13 @@ def instance_norm_act_shared(
     """`instance_norm_act` for a result that is read twice: padded by a convolution, and inside by a shortcut.
 
     Returns:
-        The padded result and the view of its interior (N, C, H, W). Their gradients are added in the backward kernel,
-        where two uses of one tensor would cost a copy and an addition.
+        The padded result and its interior (N, C, H, W), from the kernel a view. Their gradients are added in the
+        backward kernel, where two uses of one tensor would cost a copy and an addition.
     """
     reference.check_instance_norm(x, activation, residual, pad)
     if not use_triton(x):
-        y = reference.instance_norm_act(x, activation, slope, residual, pad, eps)
-        return y, y[:, :, pad : y.shape[2] - pad, pad : y.shape[3] - pad]
+        y = reference.instance_norm_act(x, activation, slope, residual, 0, eps)
+        return reference.reflect_pad(y, pad), y
     return InstanceNormActFunction.apply(x, residual, activation, slope, pad, eps)
 
 

@@ -197,7 +197,10 @@ class PairLossFunction(torch.autograd.Function):
 def _dense(x: Tensor, like: Tensor | None = None) -> Tensor:
     """`x` itself if its elements lie without gaps (and in the order of `like`), else a contiguous copy."""
     if like is not None:
-        return x if x.stride() == like.stride() else torch.empty_like(like, dtype=x.dtype).copy_(x)
+        # The stride along a side of one element says nothing: images of one channel are in every format.
+        moves = [n for n, size in enumerate(x.shape) if size > 1]
+        same = all(x.stride(n) == like.stride(n) for n in moves)
+        return x if same else torch.empty_like(like, dtype=x.dtype).copy_(x)
     gapless = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
     return x if gapless else x.contiguous()
 

@@ -16,17 +16,34 @@ def check_one_channel(logits: Tensor) -> None:
         raise ValueError(f"logits: shape {tuple(logits.shape)}, expected (N, 1, H, W)")
 
 
-class _ContiguousGradient(torch.autograd.Function):
-    """The identity, with a contiguous gradient: for a batch of one, PyTorch's instance norm on a CPU takes a
-    channels_last gradient for a contiguous one (torch 2.13)."""
+class _OwnFormat(torch.autograd.Function):
+    """The identity, with a gradient in the format of the input: for a batch of one, PyTorch's norms on a CPU take a
+    gradient of another format for one of the input's (torch 2.13)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.form = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad.contiguous()
+        return grad.contiguous(memory_format=ctx.form)
+
+
+def _instance_norm(x: Tensor, eps: float) -> Tensor:
+    """Instance norm that keeps the format: F.instance_norm makes all contiguous.
+
+    For one sample instance norm is batch norm, which PyTorch has in channels_last.
+    """
+    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+        return _OwnFormat.apply(F.instance_norm(x, eps=eps))
+    samples = [F.batch_norm(sample, None, None, training=True, eps=eps) for sample in x.split(1)]
+    return _OwnFormat.apply(samples[0] if len(samples) == 1 else torch.cat(samples))
+
+
+def _full(x: Tensor) -> Tensor:
+    """fp16 and bf16 as fp32, which losses are taken in."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def check_pad(x: Tensor, pad: int) -> None:
@@ -50,7 +67,14 @@ def check_adversarial(mode: str) -> None:
 
 def reflect_pad(x: Tensor, pad: int) -> Tensor:
     """`x` (N, C, H, W) reflection-padded by `pad` pixels on all four sides; `pad` must be less than H and W."""
-    return F.pad(x, (pad, pad, pad, pad), mode="reflect") if pad else x
+    if pad == 0:
+        return x
+    sides = (pad, pad, pad, pad)
+    if x.is_cpu and torch.is_autocast_enabled("cpu"):
+        # Autocast would pad in fp32: a cast there, a cast back, and convolutions' formats lost.
+        with torch.autocast("cpu", enabled=False):
+            return F.pad(x, sides, mode="reflect")
+    return F.pad(x, sides, mode="reflect")
 
 
 def check_instance_norm(x: Tensor, activation: str, residual: Tensor | None, pad: int) -> None:
@@ -91,7 +115,7 @@ def instance_norm_act(
         ValueError: see `check_instance_norm`.
     """
     check_instance_norm(x, activation, residual, pad)
-    y = _ContiguousGradient.apply(F.instance_norm(x, eps=eps))
+    y = _instance_norm(x, eps)
     if activation == "relu":
         y = F.relu(y)
     elif activation == "leaky_relu":
@@ -113,6 +137,7 @@ def patch_adversarial_loss(logits: Tensor, target_is_real: bool, mode: str = "bc
         ValueError: for an unknown mode.
     """
     check_adversarial(mode)
+    logits = _full(logits)
     if mode == "bce":
         return F.softplus(-logits if target_is_real else logits).mean()
     return (logits - float(target_is_real)).square().mean()
@@ -125,7 +150,7 @@ def patch_discriminator_loss(real: Tensor, fake: Tensor, mode: str = "bce") -> T
 
 def cycle_l1_loss(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference of two tensors of one shape (the paper's Eq. 3-4)."""
-    return F.l1_loss(a, b)
+    return F.l1_loss(_full(a), _full(b))
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -135,7 +160,7 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (N, K, H, W).
         labels: (N, H, W), integers in 0..K-1.
     """
-    return F.cross_entropy(logits, labels.long())
+    return F.cross_entropy(_full(logits), labels.long())
 
 
 def binary_cross_entropy_with_logits(logits: Tensor, labels: Tensor) -> Tensor:
@@ -145,4 +170,5 @@ def binary_cross_entropy_with_logits(logits: Tensor, labels: Tensor) -> Tensor:
         logits: (N, 1, H, W).
         labels: (N, H, W), 0 or 1 in any dtype.
     """
+    logits = _full(logits)
     return F.binary_cross_entropy_with_logits(logits.squeeze(1), labels.to(logits.dtype))

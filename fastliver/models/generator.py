@@ -3,6 +3,7 @@
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fastliver.kernels import instance_norm_act, instance_norm_act_shared, reflect_pad
 from fastliver.models.initialise import init_normal
@@ -34,6 +35,10 @@ class ResNetGenerator(nn.Module):
         channels: width of the first layer.
         blocks: number of residual blocks, at least 1.
         tanh: end in tanh (a generator), or give plain logits (a segmentor).
+
+    Attributes:
+        checkpoint_blocks: keep only the residual blocks' inputs for the backward, which computes the rest again: less
+            memory and more work for the same numbers. Set between steps; it belongs to no checkpoint's settings.
     """
 
     def __init__(self, out_channels: int = 1, channels: int = 64, blocks: int = 9, tanh: bool = True) -> None:
@@ -46,6 +51,7 @@ class ResNetGenerator(nn.Module):
         self.up2 = nn.ConvTranspose2d(2 * channels, channels, 3, stride=2, padding=1, output_padding=1)
         self.head = nn.Conv2d(channels, out_channels, 7)
         self.tanh = tanh
+        self.checkpoint_blocks = False
         self.apply(init_normal)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -55,8 +61,14 @@ class ResNetGenerator(nn.Module):
         padded, inside = instance_norm_act_shared(self.down2(x), "relu", pad=1)
         for number, block in enumerate(self.blocks, 1):
             # What follows the last block pads with zeros, in its convolution.
-            padded, inside = block(padded, inside, pad=1 if number < len(self.blocks) else 0)
+            padded, inside = self._block(block, padded, inside, 1 if number < len(self.blocks) else 0)
         x = instance_norm_act(self.up1(inside), "relu")
         x = instance_norm_act(self.up2(x), "relu", pad=3)
         x = self.head(x)
         return torch.tanh(x) if self.tanh else x
+
+    def _block(self, block: nn.Module, padded: Tensor, inside: Tensor, pad: int) -> tuple[Tensor, Tensor]:
+        if not (self.checkpoint_blocks and torch.is_grad_enabled()):
+            return block(padded, inside, pad)
+        # Nothing in a block is random, and reading the random state would wait for the device.
+        return checkpoint(block, padded, inside, pad, use_reentrant=False, preserve_rng_state=False)

@@ -4,6 +4,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fastliver.models.initialise import init_he_normal
 
@@ -42,6 +43,10 @@ class UNet(nn.Module):
         channels: width of the first level.
         head_relu: keep the Keras original's ReLU on the 2-channel layer before the output. Once both its channels
             are negative everywhere it passes no gradient and the output stays grey; off by default.
+
+    Attributes:
+        checkpoint_blocks: keep only the inputs of each level's convolutions for the backward, which computes the rest
+            again: less memory and more work for the same numbers. It belongs to no checkpoint's settings.
     """
 
     def __init__(self, channels: int = 64, head_relu: bool = False) -> None:
@@ -55,6 +60,7 @@ class UNet(nn.Module):
         self.out = nn.Conv2d(2, 1, 1)
         self.dropout = nn.Dropout(0.5)
         self.head_relu = head_relu
+        self.checkpoint_blocks = False
         self.apply(init_he_normal)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -62,12 +68,18 @@ class UNet(nn.Module):
         skips: list[Tensor] = []
         x = image
         for level, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if level else x)
+            x = self._block(block, F.max_pool2d(x, 2) if level else x)
             if level >= 3:
                 x = self.dropout(x)
             skips.append(x)
         skips.pop()
         for block in self.up:
-            x = block(x, skips.pop())
+            x = self._block(block, x, skips.pop())
         x = self.head(x)
         return self.out(F.relu(x) if self.head_relu else x)
+
+    def _block(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        if not (self.checkpoint_blocks and torch.is_grad_enabled()):
+            return block(*inputs)
+        # Dropout lies outside of the blocks: nothing in them is random.
+        return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)

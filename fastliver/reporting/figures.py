@@ -20,7 +20,7 @@ from fastliver.reporting.images import (
 )
 from fastliver.reporting.picture import BLACK, BLUE, GREY, STYLE, VERMILLION, Picture, group_styles, new_figure
 from fastliver.reporting.results import Estimate, Group, difference, find, is_number, load_groups, shown
-from fastliver.run_folder import RunFolder
+from fastliver.run_folder import PACE, RunFolder
 
 NETWORK_STYLES: dict[str, dict[str, Any]] = {
     "essnet": {"color": BLUE, "label": "EssNet"},
@@ -80,7 +80,7 @@ def _curves(run: RunFolder) -> dict[str, dict[str, Curve]]:
     raw: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for line in run.read_metrics():
         for key, value in line.items():
-            if key not in ("step", "epoch", "seconds") and is_number(value):
+            if key not in ("step", "epoch", *PACE) and is_number(value):
                 raw[line["job"]][key][line["step"]] = value
     curves: dict[str, dict[str, Curve]] = defaultdict(dict)
     for job, losses in raw.items():

@@ -1,8 +1,9 @@
 """Checkpoints: written whole or not at all, checked when read, and read without executing anything.
 
-`checkpoints/<job>/step-<n>/` holds `weights.safetensors`, `state.pt` (optimizers, random state, image pools: tensors
-and plain values only) and `checkpoint.json` (position, settings, digests of the two). A finished training leaves
-`checkpoints/<job>/final/` with the weights alone.
+`checkpoints/<job>/step-<n>/` holds `weights.safetensors`, `state.pt` (optimizers, collapse counts), `rank-<r>.pt` (what
+each rank has of its own: random state, image pools) and `checkpoint.json` (position, settings, digests of the others).
+The `.pt` files hold tensors and plain values only. A finished training leaves `checkpoints/<job>/final/` with the
+weights alone.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import io
 import json
 import pickle
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from torch import Tensor
 from fastliver.errors import InputError
 from fastliver.files import new_folder, read_json, write_file, write_json
 
-FORMAT = 1
+FORMAT = 2
 KEPT = 2
 """Checkpoints kept of a training: the last, and the one before in case the last is damaged."""
 
@@ -67,20 +69,54 @@ class Checkpoint:
         return safetensors.torch.load((self.path / "weights.safetensors").read_bytes())
 
     def state(self) -> dict[str, Any]:
-        """Everything else that going on needs."""
+        """What else going on needs and all ranks have alike."""
+        return self._unpack("state.pt")
+
+    def rank_state(self, rank: int) -> dict[str, Any]:
+        """What a rank had of its own."""
+        return self._unpack(f"rank-{rank}.pt")
+
+    def _unpack(self, name: str) -> dict[str, Any]:
         try:
-            return torch.load(self.path / "state.pt", map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            raise DamagedCheckpoint(f"{self.path / 'state.pt'}: not a state that fastliver wrote ({error})") from error
+            return torch.load(self.path / name, map_location="cpu", weights_only=True)
+        except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            raise DamagedCheckpoint(f"{self.path / name}: not a state that fastliver wrote ({error})") from error
 
 
-def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict[str, Any], meta: dict[str, Any]) -> Path:
-    """Write `folder/step-<step>` and remove all but the newest checkpoints; gives the new one's path."""
+def pack(state: dict[str, Any]) -> bytes:
+    """A state as the content of its file; tensors keep their values wherever they lie."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def save(
+    folder: Path,
+    step: int,
+    weights: dict[str, Tensor],
+    state: dict[str, Any],
+    meta: dict[str, Any],
+    rank_states: Sequence[bytes] = (),
+) -> Path:
+    """Write a checkpoint and remove all but the newest.
+
+    Args:
+        folder: of the training's checkpoints.
+        step: steps done.
+        weights: the network's state dict.
+        state: what else all ranks have alike.
+        meta: what `checkpoint.json` holds besides.
+        rank_states: what each rank has of its own, packed.
+
+    Returns:
+        Its path, `folder/step-<step>`.
+    """
     path = folder / f"step-{step:08d}"
     for abandoned in folder.glob(".*"):
         # A kill while writing left it; one training alone writes here.
         shutil.rmtree(abandoned)
-    _write(path, weights, state, {**meta, "step": step})
+    states = {"state.pt": pack(state), **{f"rank-{rank}.pt": packed for rank, packed in enumerate(rank_states)}}
+    _write(path, weights, states, {**meta, "step": step})
     # What claims to be later was damaged, or training would have gone on from it.
     before = [old for old in _steps(folder) if old <= path]
     for old in set(_steps(folder)) - set(before[-KEPT:]):
@@ -91,7 +127,7 @@ def save(folder: Path, step: int, weights: dict[str, Tensor], state: dict[str, A
 def save_final(folder: Path, weights: dict[str, Tensor], meta: dict[str, Any]) -> Path:
     """Write `folder/final` and remove the checkpoints that led to it; gives its path."""
     path = folder / "final"
-    _write(path, weights, None, meta)
+    _write(path, weights, {}, meta)
     for old in _steps(folder):
         shutil.rmtree(old)
     return path
@@ -126,12 +162,9 @@ def _canonical(meta: dict[str, Any]) -> bytes:
     return json.dumps({name: value for name, value in meta.items() if name != "digest"}, sort_keys=True).encode()
 
 
-def _write(path: Path, weights: dict[str, Tensor], state: dict[str, Any] | None, meta: dict[str, Any]) -> None:
-    contents = {"weights.safetensors": safetensors.torch.save({name: w.contiguous() for name, w in weights.items()})}
-    if state is not None:
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        contents["state.pt"] = buffer.getvalue()
+def _write(path: Path, weights: dict[str, Tensor], states: dict[str, bytes], meta: dict[str, Any]) -> None:
+    plain = {name: weight.contiguous() for name, weight in weights.items()}
+    contents = {"weights.safetensors": safetensors.torch.save(plain), **states}
     with new_folder(path) as temporary:
         for name, content in contents.items():
             write_file(temporary / name, content)

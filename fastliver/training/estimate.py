@@ -1,4 +1,4 @@
-"""How long a run will take on this machine, from a few steps of each training."""
+"""How long a run will take on this machine, from a few steps of each training, and how it will fit its memory."""
 
 import time
 from dataclasses import dataclass
@@ -6,16 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fastliver.byte_sizes import format_bytes
 from fastliver.config import TrainConfig
-from fastliver.data.batches import BatchStream, Slices
+from fastliver.data.batches import Slices
 from fastliver.data.splits import synthetic_count
-from fastliver.models import EssNet, UNet
+from fastliver.errors import InputError
 from fastliver.training import checkpoint
-from fastliver.training.essnet import EssNetTrainer
 from fastliver.training.jobs import synthesis_jobs, unet_jobs
+from fastliver.training.memory import Workload
+from fastliver.training.memory_plan import DeviceMemory, MemoryPlan, cap_allocators, plan_memory
+from fastliver.training.precision import Precision
 from fastliver.training.stages import Run
 from fastliver.training.trainer import Trainer
-from fastliver.training.unet import UNetTrainer
 
 TIMED_SECONDS = 2.0
 
@@ -83,26 +85,82 @@ def estimate(run: Run, stage: str) -> Estimate:
 
 def _essnet_seconds(run: Run, size: int, device: torch.device) -> float:
     config = run.config.essnet
+    batch = config.batch * run.ranks.count
     total = 0.0
     for job in synthesis_jobs(run.config):
-        steps = -(-len(run.data.split.train) // config.batch) * (config.epochs + config.decay_epochs)
+        steps = -(-len(run.data.split.train) // batch) * (config.epochs + config.decay_epochs)
         left = _steps_left(run, job, steps)
         if left:
-            noise = BatchStream(_noise(config.batch, size, device), config.batch, (0,))
-            network = EssNet(**run.essnet_settings(job)).to(device)
-            total += left * seconds_per_step(EssNetTrainer(network, config, noise, noise, 0), device)
+            noise = _noise(config.batch, size, device)
+            total += left * seconds_per_step(run.builder.alone().essnet(job, noise, noise), device)
     return total
 
 
 def _unet_seconds(run: Run, size: int, device: torch.device) -> float:
     config = run.config.unet
+    batch = config.batch * run.ranks.count
     available = len(run.data.ct.liver_slices())
     steps = 0
     for job in unet_jobs(run.config):
         images = len(run.data.split.train) + synthetic_count(job.arrangement, available)
-        steps += _steps_left(run, job.name, -(-images // config.batch) * config.epochs)
+        steps += _steps_left(run, job.name, -(-images // batch) * config.epochs)
     if not steps:
         return 0.0
-    noise = BatchStream(_noise(config.batch, size, device), config.batch, (0,))
-    network = UNet(**run.unet_settings()).to(device)
-    return steps * seconds_per_step(UNetTrainer(network, config, noise), device)
+    return steps * seconds_per_step(run.builder.alone().unet(0, _noise(config.batch, size, device)), device)
+
+
+def workloads(run: Run, stage: str) -> list[Workload]:
+    """The trainings of a stage, the U-Net's with the most slices that one of its arrangements has."""
+    config, real = run.config, len(run.data.split.train)
+    found = []
+    if stage in ("essnet", "all"):
+        found += [Workload(job, config, (len(run.data.essnet_ct), real)) for job in synthesis_jobs(config)]
+    if stage in ("unet", "all"):
+        available = len(run.data.ct.liver_slices())
+        most = max(synthetic_count(job.arrangement, available) for job in unet_jobs(config))
+        found.append(Workload("unet", config, (real + most,)))
+    return found
+
+
+def _precisions(name: str, device: torch.device) -> list[str]:
+    """What `--precision` allows, the preferred one first; of a GPU that isn't there, what a recent one would do."""
+    if device.type != "cuda":
+        return ["bf16" if name == "auto" else name]
+    chosen = Precision.of(name, device).name
+    return [chosen, "fp16"] if name == "auto" and chosen == "fp32" else [chosen]
+
+
+def plan_run(run: Run, stage: str) -> dict[str, MemoryPlan]:
+    """How each training of a stage fits the GPU's memory, by the workload's name; nothing on a CPU.
+
+    With a limit, allocations beyond it fail from now on. Not run on a GPU yet.
+
+    Raises:
+        InputError: for a training that can't fit, with what would.
+    """
+    engine, device = run.config.engine, run.device
+    if device.type != "cuda":
+        return {}
+    memory = DeviceMemory.of(device)
+    asked = engine.memory_bytes()
+    limit, precisions = memory.limit(asked), _precisions(engine.precision, device)
+    plans = {work.name: plan_memory(work, precisions, limit, memory.context) for work in workloads(run, stage)}
+    if memory.is_limited(asked):
+        cap_allocators(limit, memory, device)
+    return plans
+
+
+def memory_lines(run: Run, stage: str) -> list[str]:
+    """What to tell about memory before a stage begins: the plans, or on a CPU what a GPU within the limit would do."""
+    if run.plans:
+        return [f"Estimated GPU memory for {plan}" for plan in run.plans.values()]
+    limit = run.config.engine.memory_bytes()
+    if limit is None:
+        return []
+    lines = [f"--memory-limit caps nothing on a CPU; a GPU of which {format_bytes(limit)} may be used:"]
+    for work in workloads(run, stage):
+        try:
+            lines.append(f"  {plan_memory(work, _precisions(run.config.engine.precision, run.device), limit)}")
+        except InputError as error:
+            lines.append(f"  {error}")
+    return lines

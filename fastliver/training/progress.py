@@ -1,4 +1,4 @@
-"""A progress bar with loss and time left; plain lines where there is no terminal."""
+"""A progress bar with loss, speed and time left; plain lines where there is no terminal."""
 
 import time
 from collections.abc import Iterator
@@ -12,7 +12,11 @@ LINE_SECONDS = 10.0
 
 
 class Bar:
-    """One job's progress."""
+    """One job's progress.
+
+    Attributes:
+        pace: speed and memory, shown from the next update on.
+    """
 
     def __init__(
         self, console: Console, title: str, total: int, progress: Progress | None, task: TaskID | None
@@ -20,11 +24,12 @@ class Bar:
         self.console, self.title, self.total, self.progress, self.task = console, title, total, progress, task
         self.started = self.shown = time.monotonic()
         self.first: int | None = None
+        self.pace = ""
 
     def update(self, done: int, note: str = "") -> None:
         """Show that `done` of the total are done, with a short note such as the loss."""
         if self.progress is not None and self.task is not None:
-            self.progress.update(self.task, completed=done, note=note)
+            self.progress.update(self.task, completed=done, note=note, pace=self.pace)
             return
         now = time.monotonic()
         if self.first is None:
@@ -35,7 +40,8 @@ class Bar:
         self.shown = now
         rate = (done - self.first) / max(now - self.started, 1e-9)
         left = f", {clock((self.total - done) / rate)} left" if rate > 0 and done < self.total else ""
-        self.console.print(f"{self.title} {done}/{self.total} {note}{left}")
+        pace = f", {self.pace}" if self.pace else ""
+        self.console.print(f"{self.title} {done}/{self.total} {note}{left}{pace}")
 
 
 @contextmanager
@@ -50,9 +56,10 @@ def bar(console: Console, title: str, total: int) -> Iterator[Bar]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[pace]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
-        yield Bar(console, title, total, progress, progress.add_task(title, total=total, note=""))
+        yield Bar(console, title, total, progress, progress.add_task(title, total=total, note="", pace=""))
 
 
 def clock(seconds: float) -> str:

@@ -1,11 +1,13 @@
 """The stages of a run: train EssNet, synthesize MR, train and test the U-Nets.
 
 Each stage skips what an earlier sitting finished, goes on where one was cut off, and leaves its figures in `results/`.
+All ranks train; the first alone synthesizes, tests and writes.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,21 +16,25 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from fastliver.config import TrainConfig
-from fastliver.data.batches import BatchStream, Slices
 from fastliver.data.splits import synthetic_subset
 from fastliver.data.store import SliceStore
 from fastliver.errors import InputError
 from fastliver.files import write_arrays
 from fastliver.inference import liver_probability, load_essnet, load_unet, synthesize_store
-from fastliver.models import EssNet, UNet, count_parameters
+from fastliver.models import EssNet, count_parameters
 from fastliver.run_folder import RunFolder
 from fastliver.training import checkpoint
+from fastliver.training.build import Builder
+from fastliver.training.distributed import Ranks
 from fastliver.training.essnet import EssNetTrainer
 from fastliver.training.evaluation import score
 from fastliver.training.jobs import UNetJob, synthesis_jobs, unet_jobs
 from fastliver.training.loop import TrainingTime, train
+from fastliver.training.memory_plan import MemoryPlan
 from fastliver.training.prepare import RunData
+from fastliver.training.profiling import span
 from fastliver.training.progress import bar
+from fastliver.training.signals import Signals
 from fastliver.training.trainer import Trainer
 from fastliver.training.unet import UNetTrainer
 
@@ -50,54 +56,50 @@ class Run:
         config: its settings.
         folder: where everything goes.
         data: what it learns from.
-        device: where it computes.
         console: where it shows progress.
+        ranks: the processes that share it.
+        signals: SIGINT and SIGTERM, at which it saves and leaves.
+        plans: how each training fits the GPU's memory, by its name (of memory.TITLES); without one it trains plainly.
     """
 
     config: TrainConfig
     folder: RunFolder
     data: RunData
-    device: torch.device
     console: Console
+    ranks: Ranks
+    signals: Signals
+    plans: Mapping[str, MemoryPlan] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return self.ranks.device
+
+    @property
+    def builder(self) -> Builder:
+        """What makes its trainers."""
+        return Builder(self.config, self.ranks, self.plans, self.console.print)
 
     # EssNet
 
-    def essnet_settings(self, job: str) -> dict[str, Any]:
-        """The arguments of the network that a job trains."""
-        essnet = self.config.essnet
-        return {
-            "channels": essnet.channels,
-            "blocks": essnet.blocks,
-            "segmentor": job == "essnet",
-            "segmentor_tanh": essnet.segmentor_tanh,
-        }
-
     def essnet_trainer(self, job: str) -> EssNetTrainer:
         """A new EssNet (or CycleGAN) and its data."""
-        config, seed = self.config, self.config.experiment.seed
-        torch.manual_seed(seed)
-        network = EssNet(**self.essnet_settings(job)).to(self.device)
-        mr = Slices.load(self.data.mr, self.data.split.train, self.device)
-        ct = Slices.load(self.data.ct, self.data.essnet_ct, self.device)
-        batch, augment = config.essnet.batch, config.experiment.augment
-        return EssNetTrainer(
-            network,
-            config.essnet,
-            BatchStream(ct, batch, (seed, 21), augment, length=len(mr)),
-            BatchStream(mr, batch, (seed, 22), augment),
-            seed,
-        )
+        ct = self.builder.slices(job, self.data.ct, self.data.essnet_ct)
+        return self.builder.essnet(job, ct, self.builder.slices(job, self.data.mr, self.data.split.train))
 
     def train_essnet(self, job: str) -> None:
         """Train one of `synthesis_jobs`."""
         meta = {
-            "network": self.essnet_settings(job),
+            "network": self.builder.essnet_settings(job),
             "image_size": self.config.data.image_size,
             "ct_intensity": self.data.ct.meta["intensity"],
             "mr_intensity": self.data.mr.meta["intensity"],
         }
-        times = self._train(job, meta, lambda: self.essnet_trainer(job))
-        network = EssNet(**self.essnet_settings(job))
+        times = self._train(job, meta, lambda: self.essnet_trainer(job), self.config.essnet.batch)
+        self.ranks.only(lambda: self._write_essnet(job, times))
+
+    def _write_essnet(self, job: str, times: TrainingTime) -> None:
+        network = EssNet(**self.builder.essnet_settings(job))
         self.folder.write_result(
             f"train-{job}",
             {
@@ -124,7 +126,7 @@ class Run:
         found = self.trained(job, "--stage essnet")
         network = load_essnet(found.meta["network"], found.weights(), self.device)
         ct = self.data.ct
-        with bar(self.console, f"synthesize {job}", len(ct.liver_slices())) as progress:
+        with span(f"synthesize {job}"), bar(self.console, f"synthesize {job}", len(ct.liver_slices())) as progress:
             synthetic = synthesize_store(
                 network.g1, ct, self.data.mr_rule, self.folder.synthetic(job), job, progress.update
             )
@@ -150,19 +152,12 @@ class Run:
         store = SliceStore.open(self.folder.synthetic(job.source))
         return store, synthetic_subset(store, job.arrangement, job.seed)
 
-    def unet_settings(self) -> dict[str, Any]:
-        """The U-Net's arguments."""
-        return {"channels": self.config.unet.channels, "head_relu": self.config.unet.head_relu}
-
     def unet_trainer(self, job: UNetJob) -> UNetTrainer:
         """A new U-Net and its data."""
-        torch.manual_seed(job.seed)
-        network = UNet(**self.unet_settings()).to(self.device)
-        slices = Slices.load(self.data.mr, self.data.split.train, self.device)
+        slices = self.builder.slices("unet", self.data.mr, self.data.split.train)
         if job.arrangement:
-            slices += Slices.load(*self.synthetic_slices(job), self.device)
-        stream = BatchStream(slices, self.config.unet.batch, (job.seed, 23), self.config.experiment.augment)
-        return UNetTrainer(network, self.config.unet, stream)
+            slices += self.builder.slices("unet", *self.synthetic_slices(job))
+        return self.builder.unet(job.seed, slices)
 
     def train_unet(self, job: UNetJob) -> None:
         """Train one U-Net and test it on the held-out MR."""
@@ -170,16 +165,19 @@ class Run:
             self.console.print(f"{job.name}: done before")
             return
         meta = {
-            "network": self.unet_settings(),
+            "network": self.builder.unet_settings(),
             "image_size": self.config.data.image_size,
             "mr_intensity": self.data.mr.meta["intensity"],
         }
-        times = self._train(job.name, meta, lambda: self.unet_trainer(job))
+        times = self._train(job.name, meta, lambda: self.unet_trainer(job), self.config.unet.batch)
+        self.ranks.only(lambda: self._test_unet(job, times))
+
+    def _test_unet(self, job: UNetJob, times: TrainingTime) -> None:
         found = self.trained(job.name, "--stage unet")
         network = load_unet(found.meta["network"], found.weights(), self.device)
         split, store = self.data.split, self.data.mr
         began = time.monotonic()
-        with bar(self.console, f"test {job.name}", len(split.test_volume)) as progress:
+        with span(f"test {job.name}"), bar(self.console, f"test {job.name}", len(split.test_volume)) as progress:
             probability = liver_probability(network, store.images[split.test_volume], progress.update)
         rate = len(split.test_volume) / (time.monotonic() - began)
         shown = split.test[evenly(len(split.test))]
@@ -209,15 +207,16 @@ class Run:
 
     # What both trainings share
 
-    def _train(self, job: str, meta: dict[str, Any], make: Callable[[], Trainer]) -> TrainingTime:
+    def _train(self, job: str, meta: dict[str, Any], make: Callable[[], Trainer], batch: int) -> TrainingTime:
         """Train unless that was finished before; either way gives what it cost."""
-        found = checkpoint.final(self.folder.checkpoints(job))
+        found = self.ranks.first(lambda: checkpoint.final(self.folder.checkpoints(job)))
         if found is not None:
             self.console.print(f"{job}: trained before")
             return TrainingTime(found.meta["step"], found.meta["steps_per_epoch"], found.meta["seconds"])
         trainer = make()
         meta = {"job": job, **meta, "steps_per_epoch": trainer.steps_per_epoch}
-        return train(trainer, self.folder, job, meta, self.config.engine, self.console)
+        engine = self.config.engine
+        return train(trainer, self.folder, job, meta, engine, self.console, batch, self.ranks, self.signals)
 
     def trained(self, job: str, stage: str) -> checkpoint.Checkpoint:
         """A finished training's checkpoint; raises InputError that names the stage to run where there is none."""
@@ -267,7 +266,7 @@ def run_stages(run: Run, stage: str) -> None:
             run.train_essnet(network)
     if stage in ("synthesize", "all"):
         for network in networks:
-            run.synthesize(network)
+            run.ranks.only(partial(run.synthesize, network))
     if stage in ("unet", "all"):
         for job in unet_jobs(run.config):
             run.train_unet(job)

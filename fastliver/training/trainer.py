@@ -1,11 +1,15 @@
 """What the training loop needs of a network's trainer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.optim import Optimizer
+
+from fastliver.training.precision import Precision
 
 CONSTANT_RANGE = 1e-3
 """An image whose values lie within this (of the 2 that [-1, 1] spans) shows nothing."""
@@ -28,6 +32,35 @@ class StepResult:
 
     losses: dict[str, Tensor]
     faults: dict[str, Tensor]
+
+    def values(self) -> Tensor:
+        """All of it as one fp32 tensor: losses, then faults."""
+        return torch.stack([value.float() for value in (*self.losses.values(), *self.faults.values())])
+
+    def with_values(self, values: Tensor) -> "StepResult":
+        """A result of the same names with the values of such a tensor."""
+        each = iter(values.unbind())
+        return StepResult({name: next(each) for name in self.losses}, {name: next(each) for name in self.faults})
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a trainer carries out its steps; what is learned differs by rounding alone.
+
+    Attributes:
+        precision: formats, loss scaling and memory layout.
+        graph: "auto", "on" or "off": whole steps as CUDA graphs; see `graph.wants_graph`.
+        wrap: makes of each phase (a module whose forward gives one loss of one optimizer) what is called in its place,
+            such as DistributedDataParallel. It sees only the weights that the phase changes.
+        distributed: whether `wrap` joins this process to others.
+        tell: takes messages to the user.
+    """
+
+    precision: Precision
+    graph: str = "off"
+    wrap: Callable[[nn.Module], nn.Module] = lambda phase: phase
+    distributed: bool = False
+    tell: Callable[[str], None] = print
 
 
 class Trainer(Protocol):

@@ -72,7 +72,10 @@ def become(request: dict[str, Any]) -> None:
     sys.argv = [request["module"], *request["arguments"]]
     code: Any = 0
     try:
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        if request["module"].endswith(".py"):
+            runpy.run_path(request["module"], run_name="__main__")
+        else:
+            runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     except SystemExit as exit_:
         code = exit_.code
     except BaseException:

@@ -18,9 +18,9 @@ import pytest
 from fastliver.data.phantom import PhantomSpec, write_phantom
 
 REPOSITORY = Path(__file__).parents[2]
-SMALL = ("--device=cpu", "--image-size=32", "--augment=none", "--arrangements=0,714", "--log-every=1",
-         "--essnet-channels=2", "--essnet-blocks=1", "--essnet-epochs=1",
-         "--unet-channels=2", "--unet-epochs=1")  # fmt: skip
+SMALL = ("--device=cpu", "--image-size=32", "--arrangements=0,714", "--log-every=1",
+         "--essnet-channels=2", "--essnet-blocks=1", "--essnet-epochs=1", "--essnet-augment=none",
+         "--unet-channels=2", "--unet-epochs=1", "--unet-augment=none")  # fmt: skip
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -75,6 +75,8 @@ class Running:
 class Commands:
     """Starts commands as forks of one warm process; see command_server.py."""
 
+    small = SMALL
+
     def __init__(self, folder: Path) -> None:
         self.folder, self.number = folder, count()
         paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
@@ -111,7 +113,7 @@ class Commands:
 
         Args:
             arguments: its command line.
-            module: what `python -m` is given.
+            module: what `python -m` is given, or the path of a script.
             small: put the settings of a training that takes seconds in front of the arguments.
             environment: variables to set besides.
             largest_file: bytes that a file may have (RLIMIT_FSIZE), which is what a full disk looks like.

@@ -85,8 +85,9 @@ def test_run_keeps_the_settings_that_it_was_given(finished: Path) -> None:
     """From outside, without --print_config: what the options said is what the run folder says."""
     found = yaml.safe_load((finished / "config.yaml").read_text())
     assert found["preset"] == "default"
-    given = {"device": "cpu", "image_size": 32, "augment": "none", "arrangements": "0,714", "essnet_channels": 2,
-             "essnet_blocks": 1, "essnet_epochs": 1, "unet_channels": 2, "unet_epochs": 1, "log_every": 1}  # fmt: skip
+    given = {"device": "cpu", "image_size": 32, "arrangements": "0,714", "log_every": 1, "essnet_channels": 2,
+             "essnet_blocks": 1, "essnet_epochs": 1, "essnet_augment": "none",
+             "unet_channels": 2, "unet_epochs": 1, "unet_augment": "none"}  # fmt: skip
     data = {"data": found["data"]}
     assert found == {**flatten(TrainConfig()), **given, **data}
 
@@ -101,7 +102,7 @@ def test_paper_preset_is_the_paper() -> None:
     assert essnet.weights == (1, 1, 10, 10, 1)
     assert (essnet.segmentor_tanh, config.experiment.segmentor) == (False, True)
     assert (unet.epochs, unet.batch, unet.lr, unet.channels, unet.head_relu) == (300, 2, 1e-4, 64, True)
-    assert (config.experiment.split, config.experiment.augment) == ("paper", "none")
+    assert (config.experiment.split, essnet.augment, unet.augment) == ("paper", "none", "none")
     assert config.experiment.test_fraction == 58 / 408
     assert config.synthetic_counts() == (0, 354, 714, 1034, 1487, 2050)
 

@@ -64,7 +64,7 @@ def test_resume_with_a_damaged_config(content: str, train: Any, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "option",
-    ["--unet-lr=0.01", "--image-size=64", "--seed=1", "--no-segmentor", "--augment=flip-shift", "--essnet-epochs=2"],
+    ["--unet-lr=0.01", "--image-size=64", "--seed=1", "--no-segmentor", "--unet-augment=full", "--essnet-epochs=2"],
 )
 def test_resume_keeps_the_settings(option: str, train: Any, finished: Path) -> None:
     before = (finished / "config.yaml").read_bytes()
@@ -191,12 +191,33 @@ def test_killed_in_the_middle_of_a_write(
     assert learned(tmp_path / "run") == learned(finished)
 
 
-def test_interrupted_by_the_user(train: Any, phantom: Path, finished: Path, learned: Any, tmp_path: Path) -> None:
-    """Ctrl-C: one message, exit code 130, and --resume goes on."""
-    running = train.start("--data", phantom, "--runs", tmp_path, "--name", "run", "--checkpoint-minutes=0")
-    while not any(tmp_path.glob("run/checkpoints/essnet/step-*")) and running.poll() is None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_by_the_user(
+    number: int, train: Any, phantom: Path, finished: Path, learned: Any, tmp_path: Path
+) -> None:
+    """Ctrl-C or a polite kill: a checkpoint, one message, the shell's exit code, and --resume goes on."""
+    run = tmp_path / "run"
+    running = train.start("--data", phantom, "--runs", tmp_path, "--name", "run", "--checkpoint-minutes=60")
+    while not (run / "metrics.jsonl").exists() and running.poll() is None:
         time.sleep(0.001)
-    running.send(signal.SIGINT)
-    running.wait().refused("interrupted", "--resume", code=130)
+    running.send(number)
+    message = running.wait().refused(f"interrupted by {signal.Signals(number).name}", "--resume", code=128 + number)
+    saved = list(run.glob("checkpoints/essnet/step-*"))
+    assert len(saved) == 1
+    assert f"saved {saved[0]}; --resume {run} goes on from there" in message
+    assert f"going on from {saved[0]}" in go_on(train, phantom, tmp_path).succeeded()
+    assert learned(run) == learned(finished)
+
+
+@pytest.mark.parametrize("pattern", ["stores/.ct-*/images.npy", "run/.synthetic.*"], ids=["reading", "synthesizing"])
+def test_interrupted_while_files_are_written(
+    pattern: str, train: Any, phantom: Path, finished: Path, learned: Any, tmp_path: Path
+) -> None:
+    running = train.start("--data", phantom, "--runs", tmp_path, "--name", "run")
+    while not any(tmp_path.glob(pattern)) and running.poll() is None:
+        time.sleep(0.001)
+    running.send(signal.SIGTERM)
+    running.wait().refused("interrupted by SIGTERM", code=143)
+    assert not list(tmp_path.glob("**/.*")), "something half-written is left"
     go_on(train, phantom, tmp_path).succeeded()
     assert learned(tmp_path / "run") == learned(finished)

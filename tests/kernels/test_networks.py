@@ -28,8 +28,12 @@ class OneBatch:
         rng = np.random.default_rng(seed)
         self.images = torch.from_numpy(rng.uniform(-1, 1, (batch, 1, side, side)).astype(np.float32)).to(device)
         self.labels = torch.from_numpy((rng.random((batch, side, side)) > 0.6).astype(np.uint8)).to(device)
+        self.batch_size, self.shape = batch, (side, side)
 
-    def get(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    def stage(self, epoch: int, step: int) -> None:
+        pass
+
+    def batch(self) -> tuple[Tensor, Tensor]:
         return self.images, self.labels
 
 

@@ -1,4 +1,5 @@
-"""The reference itself in channels_last, where PyTorch's instance norm on a CPU goes wrong for a batch of one."""
+"""The reference itself in channels_last, where PyTorch's instance norm on a CPU goes wrong for a batch of one, and in
+reduced precision."""
 
 import pytest
 import torch
@@ -18,7 +19,37 @@ def test_gradients_do_not_depend_on_the_format(batch, options):
         for dy_form in (torch.contiguous_format, torch.channels_last):
             leaves = [t.contiguous(memory_format=form).requires_grad_() for t in (x, residual)]
             y = reference.instance_norm_act(leaves[0], residual=leaves[1], **options)
-            results.append(torch.autograd.grad(y, leaves, dy.contiguous(memory_format=dy_form)))
+            assert y.is_contiguous(memory_format=form)
+            results.append((y, *torch.autograd.grad(y, leaves, dy.contiguous(memory_format=dy_form))))
     for other in results[1:]:
         for expected, got in zip(results[0], other, strict=True):
             torch.testing.assert_close(got, expected)
+
+
+def test_autocast_leaves_the_padding_in_the_reduced_format():
+    x = torch.randn(1, 3, 5, 7, dtype=torch.bfloat16)
+    expected = reference.reflect_pad(x, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        padded = reference.reflect_pad(x, 2)
+        assert torch.is_autocast_enabled("cpu")
+    assert padded.dtype == torch.bfloat16
+    assert torch.equal(padded, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_of_reduced_predictions_are_fp32(dtype):
+    """4,096 terms near 0.7: a sum or mean in the reduced format would be off in the third digit."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 1, 64, 64, generator=generator).to(dtype)
+    labels = (torch.rand(1, 64, 64, generator=generator) > 0.5).to(torch.uint8)
+    pairs = torch.cat((logits, -logits), 1)
+    for loss in (
+        lambda x, y: reference.patch_adversarial_loss(x, True),
+        lambda x, y: reference.patch_discriminator_loss(x, -x, "lsgan"),
+        lambda x, y: reference.cycle_l1_loss(x, torch.zeros_like(x)),
+        lambda x, y: reference.binary_cross_entropy_with_logits(x, labels),
+        lambda x, y: reference.pixel_cross_entropy(y, labels),
+    ):
+        got, exact = loss(logits, pairs), loss(logits.double(), pairs.double())
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=0)

@@ -16,6 +16,7 @@ from fastliver.data.batches import BatchStream, Slices
 from fastliver.models import EssNet, UNet
 from fastliver.run_folder import RunFolder
 from fastliver.training.essnet import EssNetTrainer
+from fastliver.training.trainer import Execution
 from fastliver.training.unet import UNetTrainer
 
 SIDE = 32
@@ -35,6 +36,13 @@ class ListStream:
 
     def __init__(self, batches: list[tuple[Tensor, Tensor]]) -> None:
         self.batches, self.steps = batches, len(batches)
+        self.batch_size, self.shape = len(batches[0][0]), tuple(batches[0][0].shape[-2:])
+
+    def stage(self, epoch: int, step: int) -> None:
+        self.staged = step
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        return self.batches[self.staged]
 
     def get(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         return self.batches[step]
@@ -82,13 +90,19 @@ def ellipses() -> Callable[..., Slices]:
 def make_essnet(ellipses: Callable[..., Slices]) -> Callable[..., EssNetTrainer]:
     """Makes a tiny EssNetTrainer on 3 CT and 3 MR slices, its weights from `init`; options go to its config."""
 
-    def make(init: int = 0, segmentor: bool = True, augment: str = "flip-shift", **options: Any) -> EssNetTrainer:
+    def make(
+        init: int = 0,
+        segmentor: bool = True,
+        augment: str = "flip-shift",
+        execution: Execution | None = None,
+        **options: Any,
+    ) -> EssNetTrainer:
         torch.manual_seed(init)
         config = EssNetConfig(**{"epochs": 2, "channels": 2, "blocks": 1, "pool": 2, **options})
         network = EssNet(config.channels, config.blocks, segmentor)
         ct = BatchStream(ellipses(3, 1), config.batch, (0, 21), augment)
         mr = BatchStream(ellipses(3, 2, liver=-0.5), config.batch, (0, 22), augment)
-        return EssNetTrainer(network, config, ct, mr, seed=0)
+        return EssNetTrainer(network, config, ct, mr, seed=0, execution=execution)
 
     return make
 
@@ -97,10 +111,11 @@ def make_essnet(ellipses: Callable[..., Slices]) -> Callable[..., EssNetTrainer]
 def make_unet(ellipses: Callable[..., Slices]) -> Callable[..., UNetTrainer]:
     """Makes a tiny UNetTrainer on 5 slices, its weights and dropout from `init`; options go to its config."""
 
-    def make(init: int = 0, **options: Any) -> UNetTrainer:
+    def make(init: int = 0, execution: Execution | None = None, **options: Any) -> UNetTrainer:
         torch.manual_seed(init)
         config = UNetConfig(**{"epochs": 2, "channels": 2, "lr": 1e-3, **options})
-        return UNetTrainer(UNet(config.channels), config, BatchStream(ellipses(5, 3), config.batch, (0, 23)))
+        slices = BatchStream(ellipses(5, 3), config.batch, (0, 23))
+        return UNetTrainer(UNet(config.channels), config, slices, execution)
 
     return make
 

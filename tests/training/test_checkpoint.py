@@ -107,7 +107,7 @@ def test_another_format_is_named(tmp_path):
     path = _save(tmp_path, 6)
     meta = json.loads((path / "checkpoint.json").read_text())
     (path / "checkpoint.json").write_text(json.dumps({**meta, "format": 99}))
-    with pytest.raises(DamagedCheckpoint, match="format is 99, expected 1"):
+    with pytest.raises(DamagedCheckpoint, match="format is 99, expected 2"):
         Checkpoint.open(path)
 
 

@@ -11,6 +11,8 @@ from benchmarks.stock import StockEssNet, copy_parameters
 from fastliver.config import EssNetConfig
 from fastliver.models import EssNet
 from fastliver.training.essnet import EssNetTrainer
+from fastliver.training.precision import Precision
+from fastliver.training.trainer import Execution
 
 
 @dataclass
@@ -20,6 +22,7 @@ class Case:
     options: dict[str, Any]
     segmentor: bool = True
     batch: int = 1
+    channels_last: bool = False
 
 
 CASES = {
@@ -28,6 +31,8 @@ CASES = {
     "without segmentor": Case({}, segmentor=False),
     "least squares without segmentor": Case({"adversarial": "lsgan"}, segmentor=False),
     "batch of 2": Case({}, batch=2),
+    "channels_last": Case({}, channels_last=True),
+    "channels_last, batch of 2": Case({"adversarial": "lsgan"}, batch=2, channels_last=True),
     "uneven weights": Case({"weights": (0.5, 2.0, 3.0, 7.0, 11.0)}),
     "uneven weights without segmentor": Case({"weights": (0.5, 2.0, 3.0, 7.0, 11.0)}, segmentor=False),
     "tanh, other rates and betas": Case(
@@ -54,7 +59,9 @@ def _pair(case: Case, stream: Any, steps: int) -> tuple[EssNetTrainer, StockEssN
         config.pool,
     ).double()
     copy_parameters(network, stock)
-    return EssNetTrainer(network, config, stream(1, steps, case.batch), stream(2, steps, case.batch), seed=0), stock
+    streams = stream(1, steps, case.batch), stream(2, steps, case.batch)
+    execution = Execution(Precision("fp32", torch.device("cpu"))) if case.channels_last else None
+    return EssNetTrainer(network, config, *streams, seed=0, execution=execution), stock
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -97,8 +104,8 @@ def test_the_discriminators_see_what_the_pools_give(stream):
     fed = {}
     # The stock twin's D1 and D2 are as ours before the step; its pools give these old images.
     old_mr, old_ct = torch.full_like(mr, 0.3), torch.full_like(ct, -0.6)
-    trainer.mr_pool.query = lambda images, step: (fed.update(mr=images), old_mr)[1]
-    trainer.ct_pool.query = lambda images, step: (fed.update(ct=images), old_ct)[1]
+    trainer.mr_pool.query = lambda images: (fed.update(mr=images), old_mr)[1]
+    trainer.ct_pool.query = lambda images: (fed.update(ct=images), old_ct)[1]
     stock.mr_pool.query = lambda images: old_mr
     stock.ct_pool.query = lambda images: old_ct
     losses, expected = trainer.step(0, 0).losses, stock.step(ct, labels, mr)

@@ -5,7 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from fastliver.config import EssNetConfig
+from fastliver.models import EssNet
 from fastliver.training.essnet import EssNetTrainer
+from fastliver.training.precision import Precision
+from fastliver.training.trainer import Execution
 
 
 def _snapshot(trainer: EssNetTrainer) -> dict[str, torch.Tensor]:
@@ -77,7 +81,7 @@ def _factors(trainer: EssNetTrainer, name: str) -> list[float]:
     factors = []
     for epoch in range(trainer.epochs):
         trainer.set_learning_rates(epoch)
-        factors.append(trainer.optimizers[name].param_groups[0]["lr"] / trainer.base_lr[name])
+        factors.append(trainer.optimizers[name].param_groups[0]["lr"] / trainer.updates[name].base_lr)
     return factors
 
 
@@ -95,7 +99,7 @@ def test_learning_rates_are_constant_and_then_fall_linearly(
     trainer = make_essnet(epochs=epochs, decay_epochs=decay)
     for name in ("generators", "d1", "d2"):
         assert _factors(trainer, name) == pytest.approx(factors)
-        assert trainer.base_lr[name] == (1e-4 if name == "generators" else 2e-4)
+        assert trainer.updates[name].base_lr == (1e-4 if name == "generators" else 2e-4)
 
 
 def test_a_step_takes_its_epochs_learning_rate(make_essnet):
@@ -110,10 +114,67 @@ def test_a_step_takes_its_epochs_learning_rate(make_essnet):
 def test_the_pools_draw_anew_in_every_step_of_the_training(make_essnet):
     trainer = make_essnet()
     numbers: list[int] = []
-    trainer.mr_pool.query = lambda images, number: (numbers.append(number), images)[1]
-    trainer.ct_pool.query = lambda images, number: (numbers.append(number), images)[1]
+    trainer.mr_pool.stage = numbers.append
+    trainer.ct_pool.stage = numbers.append
     for epoch in range(2):
         for step in range(trainer.steps_per_epoch):
             trainer.step(epoch, step)
     assert numbers == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert trainer.mr_pool.seed != trainer.ct_pool.seed
+
+
+# Phases, which several processes can share
+
+
+def test_a_phases_weights_are_those_that_its_optimizer_changes(make_essnet, make_unet):
+    trainer, unet = make_essnet(), make_unet()
+    phases = {**trainer.phases, "unet": unet.phase}
+    optimizers = {**trainer.optimizers, **unet.optimizers}
+    for name, phase in phases.items():
+        own = {id(weight) for weight in phase.parameters()}
+        assert own == {id(weight) for weight in optimizers[name].param_groups[0]["params"]}, name
+
+
+class _Shared(torch.nn.Module):
+    """Stands in for DistributedDataParallel: averages the gradients of two processes, which take turns."""
+
+    def __init__(self, phase: torch.nn.Module) -> None:
+        super().__init__()
+        self.phase = phase
+
+    def forward(self, *batch: torch.Tensor):
+        # Half of the sum of the halves' losses has the mean of their gradients.
+        first, second = (self.phase(*(part.chunk(2)[which] for part in batch)) for which in range(2))
+        return self._mean(first, second)
+
+    def _mean(self, a, b):
+        if isinstance(a, dict):
+            return {name: self._mean(a[name], b[name]) for name in a}
+        if isinstance(a, tuple):
+            return tuple(self._mean(x, y) for x, y in zip(a, b, strict=True))
+        return (a + b) / 2 if a.dim() == 0 else torch.cat((a, b))
+
+
+@pytest.mark.parametrize("adversarial", ["bce", "lsgan"])
+def test_two_processes_with_one_image_learn_what_one_with_two_learns(adversarial, stream):
+    def weights(wrap: Callable[[torch.nn.Module], torch.nn.Module]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        torch.manual_seed(0)
+        network = EssNet(2, 1).double()
+        execution = Execution(Precision.plain(network), wrap=wrap)
+        config = EssNetConfig(channels=2, blocks=1, batch=2, pool=0, adversarial=adversarial, betas=(0.0, 0.0))
+        trainer = EssNetTrainer(network, config, stream(1, 1, 2), stream(2, 1, 2), 0, execution)
+        result = trainer.step(0, 0)
+        return [parameter.grad for parameter in network.parameters()], result.values()
+
+    (one, losses), (two, shared) = weights(lambda phase: phase), weights(_Shared)
+    torch.testing.assert_close(losses, shared)
+    for alone, averaged in zip(one, two, strict=True):
+        torch.testing.assert_close(alone, averaged, rtol=1e-9, atol=1e-12)
+
+
+def test_the_learning_rate_of_a_resumed_training_is_the_schedules(make_essnet):
+    trainer, resumed = make_essnet(epochs=1, decay_epochs=1), make_essnet(epochs=1, decay_epochs=1)
+    trainer.step(1, 0)
+    resumed.optimizers["d1"].load_state_dict(trainer.optimizers["d1"].state_dict())
+    resumed.step(1, 1)
+    assert resumed.optimizers["d1"].param_groups[0]["lr"] == pytest.approx(1e-4)

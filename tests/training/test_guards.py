@@ -8,11 +8,12 @@ import torch
 
 from fastliver.config import EngineConfig
 from fastliver.errors import RunError
-from fastliver.training.essnet import CT_CONSTANT, MR_CONSTANT
+from fastliver.training.essnet import CT_CONSTANT, D1_CONSTANT, D2_CONSTANT, MR_CONSTANT, NOT_FINITE
 from fastliver.training.guards import Guard
 from fastliver.training.loop import train
 from fastliver.training.trainer import StepResult, is_constant
 from fastliver.training.unet import GREY, ONE_CLASS
+from fastliver.training.unet import NOT_FINITE as UNET_NOT_FINITE
 
 
 def _result(loss: float = 1.0, **faults: bool) -> StepResult:
@@ -84,7 +85,10 @@ def _zero_head(network: torch.nn.Module, weight: float = 0.0, bias: float = 0.0)
 @pytest.mark.parametrize(("generator", "fault"), [("g1", MR_CONSTANT), ("g2", CT_CONSTANT)])
 def test_a_generator_that_gives_a_constant_stops_the_training(generator, fault, make_essnet, run, console):
     trainer = make_essnet(epochs=9, generator_lr=0.0)
-    assert trainer.patience == {MR_CONSTANT: 100, CT_CONSTANT: 100}
+    assert trainer.patience == {
+        **dict.fromkeys((MR_CONSTANT, CT_CONSTANT, D1_CONSTANT, D2_CONSTANT), 100),
+        **dict.fromkeys(NOT_FINITE.values(), 1),
+    }
     trainer.patience = dict.fromkeys(trainer.patience, 5)
     _zero_head(getattr(trainer.network, generator).head)
     with pytest.raises(RunError, match=f"essnet: {fault}, from step 0 to step 4; no checkpoint was written yet"):
@@ -99,6 +103,49 @@ def test_a_short_run_whose_generator_gave_a_constant_throughout_fails_at_the_end
     assert not (run.checkpoints("essnet") / "final").exists()
 
 
+@pytest.mark.parametrize(("discriminator", "fault"), [("d1", D1_CONSTANT), ("d2", D2_CONSTANT)])
+def test_a_dead_discriminator_stops_the_training(discriminator, fault, make_essnet, run, console):
+    trainer = make_essnet(epochs=9, discriminator_lr=0.0)
+    trainer.patience[fault] = 5
+    assert not any(trainer.step(0, 0).faults.values())
+    _zero_head(getattr(trainer.network, discriminator).head)
+    with pytest.raises(RunError, match=f"essnet: {fault}, from step 0 to step 4"):
+        train(trainer, run, "essnet", {}, EngineConfig(checkpoint_minutes=60), console)
+
+
+class _Break(torch.autograd.Function):
+    """The identity, whose gradient is no number."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * float("nan")
+
+
+@pytest.mark.parametrize(("network", "optimizer"), [("g2", "generators"), ("s", "generators"), ("d1", "d1")])
+def test_gradients_that_are_no_numbers_are_named_though_every_loss_is_one(network, optimizer, make_essnet):
+    trainer = make_essnet()
+    layer = getattr(trainer.network, network)
+    if network == "d1":
+        # Not in the generators' step, where it judges with frozen weights.
+        layer.register_forward_hook(lambda m, i, y: _Break.apply(y) if m.conv1.weight.requires_grad else y)
+    else:
+        layer.register_forward_hook(lambda module, inputs, y: _Break.apply(y))
+    result = trainer.step(0, 0)
+    assert result.values()[: len(result.losses) - 2].isfinite().all()
+    assert {fault for fault, there in result.faults.items() if there} == {NOT_FINITE[optimizer]}
+
+
+def test_a_unets_gradients_that_are_no_numbers_stop_the_training_at_once(make_unet, run, console):
+    trainer = make_unet()
+    trainer.network.register_forward_hook(lambda module, inputs, y: _Break.apply(y))
+    with pytest.raises(RunError, match=f"{UNET_NOT_FINITE}, from step 0 to step 0"):
+        train(trainer, run, "unet", {}, EngineConfig(), console)
+
+
 @pytest.mark.parametrize("bias", [50.0, -50.0])
 def test_a_unet_of_one_class_stops_the_training(bias, make_unet, run, console):
     trainer = make_unet(epochs=9, lr=0.0, collapse_steps=4)
@@ -109,7 +156,7 @@ def test_a_unet_of_one_class_stops_the_training(bias, make_unet, run, console):
 
 def test_a_grey_unet_stops_the_training(make_unet, run, console):
     trainer = make_unet(epochs=9, lr=0.0)
-    assert trainer.patience == {GREY: 100, ONE_CLASS: 3000}
+    assert trainer.patience == {GREY: 100, ONE_CLASS: 3000, UNET_NOT_FINITE: 1}
     trainer.patience[GREY] = 4
     _zero_head(trainer.network.out)
     with pytest.raises(RunError, match=f"{GREY}, from step 0 to step 3"):
@@ -121,7 +168,6 @@ def test_one_class_is_no_fault_where_the_labels_hold_one_class(value, make_unet)
     trainer = make_unet(lr=0.0)
     _zero_head(trainer.network.out, 1.0, 50.0)
     trainer.slices.slices.labels.fill_(value)
-    trainer.slices.augment = "none"
     assert not trainer.step(0, 0).faults[ONE_CLASS]
 
 

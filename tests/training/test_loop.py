@@ -1,5 +1,8 @@
 """A training that was interrupted ends as one that was not, bit for bit."""
 
+import hashlib
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,8 @@ import torch
 from rich.console import Console
 
 from fastliver.config import EngineConfig
-from fastliver.run_folder import RunFolder
+from fastliver.errors import InputError
+from fastliver.run_folder import PACE, RunFolder
 from fastliver.training import checkpoint
 from fastliver.training.loop import train
 from fastliver.training.trainer import StepResult, Trainer
@@ -50,7 +54,7 @@ def _train(trainer: Trainer, root: Path, console: Console) -> tuple[bytes, list[
     """The bytes of the final weights, and the metrics without what a clock says."""
     run = RunFolder(root)
     train(trainer, run, "job", META, EVERY_STEP, console)
-    lines = [{key: value for key, value in line.items() if key != "seconds"} for line in run.read_metrics()]
+    lines = [{key: value for key, value in line.items() if key not in PACE} for line in run.read_metrics()]
     return (run.checkpoints("job") / "final" / "weights.safetensors").read_bytes(), lines
 
 
@@ -116,6 +120,42 @@ def test_no_checkpoint_is_written_before_its_time(make_unet, run, console):
     with pytest.raises(Killed):
         train(trainer, run, "unet", META, EngineConfig(checkpoint_minutes=60), console)
     assert checkpoint.latest(run.checkpoints("unet")) == (None, [])
+
+
+def test_a_checkpoint_is_written_every_so_many_steps(make_unet, run, console):
+    trainer = make_unet()
+    _kill_before(trainer, 5)
+    with pytest.raises(Killed):
+        train(trainer, run, "unet", META, EngineConfig(checkpoint_minutes=60, checkpoint_steps=2), console)
+    assert sorted(path.name for path in run.checkpoints("unet").iterdir()) == ["step-00000002", "step-00000004"]
+
+
+def test_a_checkpoint_of_other_ranks_is_refused(make_unet, run, console):
+    """Its image pools and random numbers belong to so many processes, and so does the size of its batches."""
+    trainer = make_unet()
+    _kill_before(trainer, 2)
+    with pytest.raises(Killed):
+        train(trainer, run, "unet", META, EVERY_STEP, console)
+    path = run.checkpoints("unet") / "step-00000002"
+    meta = json.loads((path / "checkpoint.json").read_text())
+    del meta["digest"]
+    meta["ranks"] = 2
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+    (path / "checkpoint.json").write_text(json.dumps({**meta, "digest": digest}))
+    with pytest.raises(InputError, match=f"{path}: written by 2 processes, and this run has 1; start 2, or delete"):
+        train(make_unet(), run, "unet", META, EVERY_STEP, console)
+
+
+def test_speed_and_memory_are_logged(make_unet, run, console):
+    train(make_unet(), run, "unet", META, EngineConfig(log_every=2), console, batch=5)
+    lines = run.read_metrics()
+    assert [line["step"] for line in lines] == [1, 3, 5]
+    times = [0.0, *(line["seconds"] for line in lines)]
+    for before, after, line in zip(times, times[1:], lines, strict=False):
+        assert line["step_seconds"] == pytest.approx((after - before) / 2, rel=1e-3)
+        assert line["images_per_second"] == pytest.approx(5 / line["step_seconds"], rel=1e-4)
+        assert 0.05 < line["memory_gib"] < 64
+    assert re.search(r"unet 6/6 epoch 2/2, loss \S+, \S+ images/s, \S+ s/step, \d+\.\d\d GiB", console.file.getvalue())
 
 
 def test_seconds_add_up_over_sittings(make_unet, run, console):

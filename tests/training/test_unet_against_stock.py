@@ -7,16 +7,24 @@ from torch.testing import assert_close
 from benchmarks.stock import StockUNet, copy_parameters
 from fastliver.config import UNetConfig
 from fastliver.models import UNet
+from fastliver.training.precision import Precision
+from fastliver.training.trainer import Execution
 from fastliver.training.unet import UNetTrainer
 
 
-@pytest.mark.parametrize(("batch", "head_relu", "lr"), [(2, False, 1e-4), (1, True, 3e-3)])
-def test_losses_gradients_and_weights_equal_the_stock_recipe_over_three_steps(batch, head_relu, lr, stream):
+@pytest.mark.parametrize(
+    ("batch", "head_relu", "lr", "channels_last"),
+    [(2, False, 1e-4, False), (1, True, 3e-3, False), (2, True, 1e-4, True)],
+)
+def test_losses_gradients_and_weights_equal_the_stock_recipe_over_three_steps(
+    batch, head_relu, lr, channels_last, stream
+):
     torch.manual_seed(1)
     network, stock = UNet(2, head_relu).double(), StockUNet(2, head_relu, dropout=0.0, lr=lr).double()
     network.dropout.p = 0.0
     copy_parameters(network, stock)
-    trainer = UNetTrainer(network, UNetConfig(lr=lr), stream(1, 3, batch))
+    execution = Execution(Precision("fp32", torch.device("cpu"))) if channels_last else None
+    trainer = UNetTrainer(network, UNetConfig(lr=lr), stream(1, 3, batch), execution)
     for step in range(3):
         losses = trainer.step(0, step).losses
         expected = stock.step(*trainer.slices.get(0, step))

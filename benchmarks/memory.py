@@ -1,0 +1,131 @@
+"""`python -m benchmarks.memory`: peaks of each training by precision and batch, estimated and, on a GPU, measured.
+
+A GPU's measurement is the process's: what the driver says is taken (`process`), of it what PyTorch's allocator took
+(`reserved`) and gave to tensors (`allocated`). Each case runs in a process of its own, so that none inherits another's
+memory.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import Results, percentiles, results_folder, surroundings
+from fastliver.byte_sizes import GIB, format_bytes, parse_bytes
+from fastliver.config import TrainConfig
+from fastliver.training.memory import Workload, make_network, make_slices, make_trainer, set_checkpoint_blocks
+from fastliver.training.memory_plan import estimate_plan, largest_batch
+from fastliver.training.precision import Precision
+from fastliver.training.trainer import Execution
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+CHAOS = {"essnet": (2050, 350), "unet": (2400,)}
+"""Slices of the paper's data set that each training draws from: CT and MR, MR and synthetic MR."""
+
+STEPS = 6
+"""Steps of a measurement: those before a graph is recorded, the recording, and replays."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    training: str
+    precision: str
+    batch: int
+    checkpoint_blocks: bool
+    resident: bool
+
+    @property
+    def workload(self) -> Workload:
+        return Workload(self.training, TrainConfig(), CHAOS[self.training]).with_batch(self.batch)
+
+    @property
+    def mode(self) -> str:
+        blocks = "checkpointed" if self.checkpoint_blocks else "plain"
+        return f"{blocks}, slices on the {'device' if self.resident else 'host'}"
+
+
+def cases(limit: int) -> Iterator[Case]:
+    """Each training and precision: batch 1, the recipe's, and the largest that fits `limit` without and with saving."""
+    for training, slices in CHAOS.items():
+        workload = Workload(training, TrainConfig(), slices)
+        for precision in PRECISIONS:
+            for checkpoint_blocks, resident in ((False, True), (True, False)):
+                saving = {"checkpoint_blocks": checkpoint_blocks, "resident": resident}
+                most = largest_batch(workload, precision, limit, **saving)
+                for batch in sorted({1, workload.batch, most} - {0}):
+                    yield Case(training, precision, batch, checkpoint_blocks, resident)
+
+
+def measure(case: Case, device: torch.device) -> dict[str, int]:
+    """Bytes that a few steps of a case really take, the process's included; nothing else may run on the GPU.
+
+    Not run on a GPU yet.
+    """
+    with torch.device(device):
+        network = make_network(case.workload)
+    set_checkpoint_blocks(network, case.checkpoint_blocks)
+    execution = Execution(Precision.of(case.precision, device), graph="auto")
+    slices = make_slices(case.workload, device, case.resident)
+    if not case.resident:
+        slices = [replace(held, images=held.images.pin_memory(), labels=held.labels.pin_memory()) for held in slices]
+    trainer = make_trainer(case.workload, network, slices, execution)
+    for step in range(STEPS):
+        trainer.step(0, step)
+    torch.cuda.synchronize(device)
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "process": total - free,
+        "reserved": torch.cuda.max_memory_reserved(device),
+        "allocated": torch.cuda.max_memory_allocated(device),
+    }
+
+
+def _measure_alone(case: Case) -> dict[str, int]:
+    """`measure` in a process of its own; nothing if that fails, such as for want of memory."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--measure", json.dumps(asdict(case))]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--limit", default="6GiB", help="what the largest batch has to fit")
+    parser.add_argument("--out", type=Path, help="default benchmarks/results/<device>/memory.csv, added to")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # one case, for the process that measures it
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Print and write the table."""
+    options = _options(arguments)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if options.measure:
+        print(json.dumps(measure(Case(**json.loads(options.measure)), device)))
+        return 0
+    shared = surroundings(device)
+    path = options.out or results_folder(shared["device"]) / "memory.csv"
+    with Results(path, "memory", shared) as results:
+        for case in cases(parse_bytes(options.limit, "--limit")):
+            plan = estimate_plan(case.workload, case.precision, case.checkpoint_blocks, case.resident)
+            found = {"process_estimated": plan.total, "tensors_estimated": plan.step.total}
+            if device.type == "cuda":
+                found |= _measure_alone(case)
+            size = case.workload.config.data.image_size
+            columns = {"case": case.training, "shape": f"{case.batch}x1x{size}x{size}", "dtype": case.precision}
+            for metric, value in found.items():
+                results.add(metric, "GiB", percentiles([value / GIB]), provider="fastliver", mode=case.mode, **columns)
+            sizes = ", ".join(f"{metric.replace('_', ' ')} {format_bytes(value)}" for metric, value in found.items())
+            print(f"{case.training:7} {case.precision} batch {case.batch:2} {case.mode:34} {sizes}", flush=True)
+    print(f"written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

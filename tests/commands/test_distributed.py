@@ -1,0 +1,173 @@
+"""Several processes train as one: the same numbers, one writer, errors that end them all, and restarts."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from fastliver.run_folder import PACE
+
+UNET_SCRIPT = Path(__file__).parents[1] / "training" / "train_unet_in_ranks.py"
+
+
+@pytest.fixture
+def launch(train: Any) -> Callable[..., list[Any]]:
+    """Starts a command as two ranks, as torchrun would but without its start; gives both."""
+
+    def start(*arguments: Any, environment: dict[str, str] | None = None, **options: Any) -> list[Any]:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+        return [
+            train.start(
+                *arguments,
+                environment={**address, "RANK": rank, "LOCAL_RANK": rank, **(environment or {})},
+                **options,
+            )
+            for rank in ("0", "1")
+        ]
+
+    return start
+
+
+def wait_for_a_step(run: Path, first: Any, job: str = "essnet", step: int = 0) -> None:
+    """Until the first rank has logged a step of a training: then all are at it."""
+    metrics, text = run / "metrics.jsonl", f'"job": "{job}", "step": {step},'
+    while not (metrics.exists() and text in metrics.read_text()) and first.poll() is None:
+        time.sleep(0.001)
+
+
+def losses(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in PACE} for line in lines]
+
+
+def assert_close(found: list[dict[str, Any]], expected: list[dict[str, Any]], rel: float) -> None:
+    assert [line.keys() for line in found] == [line.keys() for line in expected]
+    for line, other in zip(found, expected, strict=True):
+        for name, value in line.items():
+            assert value == (pytest.approx(other[name], rel=rel) if isinstance(value, float) else other[name]), name
+
+
+def test_two_ranks_of_one_image_are_one_rank_of_two(launch: Any, train: Any, phantom: Path, tmp_path: Path) -> None:
+    """EssNet without image pools, which each rank has of its own."""
+    options = ("--data", phantom, "--runs", tmp_path, "--stage=essnet", "--essnet-pool=0", "--essnet-epochs=2")
+    ranks = [running.wait() for running in launch(*options, "--name=two", "--essnet-batch=1")]
+    out = ranks[0].succeeded()
+    assert ranks[1].succeeded() == "", "only the first rank speaks"
+    assert "2 processes on CPU" in out
+    train(*options, "--name=one", "--essnet-batch=2").succeeded()
+    two, one = tmp_path / "two", tmp_path / "one"
+    assert len(losses(one)) == 8
+    assert_close(losses(two), losses(one), rel=1e-3)
+    found, expected = (
+        load_file(run / "checkpoints" / "essnet" / "final" / "weights.safetensors") for run in (two, one)
+    )
+    assert found.keys() == expected.keys()
+    for name in found:
+        # Adam's first steps are as large for a gradient of rounding errors as for any other (biases before a norm).
+        difference = np.abs(found[name] - expected[name])
+        assert difference.max() < 2 * 8 * 2e-4, name
+        if not name.endswith("bias"):
+            assert difference.mean() < 1e-5, name
+
+
+def test_two_ranks_train_the_unet_of_one(launch: Any, train: Any, tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    for running in launch(tmp_path / "two", 1, module=str(UNET_SCRIPT), small=False):
+        running.wait().succeeded()
+    train(tmp_path / "one", 2, module=str(UNET_SCRIPT), small=False).succeeded()
+    assert len(losses(tmp_path / "one")) == 12
+    assert_close(losses(tmp_path / "two"), losses(tmp_path / "one"), rel=1e-4)
+    weights = [torch.load(tmp_path / name / "weights of all ranks.pt") for name in ("two", "one")]
+    (first, second), (alone,) = weights
+    assert torch.equal(first, second), "ranks must stay equal, bit for bit"
+    assert (first - alone).abs().mean() < 1e-5
+
+
+@pytest.mark.parametrize("job", ["essnet", "unet-real-0-seed0"])
+def test_ranks_that_are_stopped_save_together_and_go_on_bit_for_bit(
+    job: str, launch: Any, train: Any, phantom: Path, learned: Any, tmp_path: Path
+) -> None:
+    """Image pools and dropout are each rank's own, and saved for each."""
+    options = ("--data", phantom, "--runs", tmp_path, "--arrangements=0",
+               "--essnet-pool=1", "--essnet-epochs=3", "--unet-epochs=4")  # fmt: skip
+    for running in launch(*options, "--name=whole"):
+        running.wait().succeeded()
+    run = tmp_path / "run"
+    ranks = launch(*options, "--name=run", "--checkpoint-minutes=60")
+    wait_for_a_step(run, ranks[0], job, step=2)
+    ranks[1].send(signal.SIGTERM)  # one alone, as when a machine is taken away
+    ended = [running.wait() for running in ranks]
+    assert [end.code for end in ended] == [143, 143], ended
+    assert ended[0].err.startswith("rank 0: error: interrupted by a signal to another rank; saved ")
+    assert ended[1].err == ""
+    (saved,) = run.glob(f"checkpoints/{job}/step-*")
+    assert {path.name for path in saved.glob("rank-*")} == {"rank-0.pt", "rank-1.pt"}
+    train("--resume", run, small=False).refused(saved, "written by 2 processes, and this run has 1", "start 2")
+    for running in launch("--resume", run, small=False):
+        running.wait().succeeded()
+    assert learned(run) == learned(tmp_path / "whole")
+    assert losses(run) == losses(tmp_path / "whole")
+
+
+def test_what_rank_0_refuses_ends_all_with_one_message(launch: Any, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    first, second = (running.wait() for running in launch("--data", nowhere, "--runs", tmp_path, "--name=run"))
+    assert (first.code, second.code) == (2, 1)
+    assert first.err.startswith("rank 0: error: ") and "does not exist" in first.err
+    assert "Traceback" not in first.err
+    assert second.err == ""
+
+
+def test_a_killed_rank_ends_the_others_with_a_message(launch: Any, phantom: Path, tmp_path: Path) -> None:
+    ranks = launch("--data", phantom, "--runs", tmp_path, "--name=run", "--essnet-epochs=2000")
+    wait_for_a_step(tmp_path / "run", ranks[0])
+    ranks[1].send(signal.SIGKILL)
+    message = ranks[0].wait(60).err
+    assert message.startswith("rank 0: error: another rank has ended or can't be reached")
+    assert "--resume goes on" in message
+    assert "Traceback" not in message
+
+
+def children(pid: int) -> dict[str, int]:
+    """The processes that torchrun started, by rank."""
+    found = {}
+    for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        variables = dict(part.partition("=")[::2] for part in Path(f"/proc/{number}/environ").read_text().split("\0"))
+        if "RANK" in variables:
+            found[variables["RANK"]] = int(number)
+    return found
+
+
+def test_torchrun_starts_killed_ranks_again_and_they_go_on(
+    launch: Any, train: Any, phantom: Path, learned: Any, tmp_path: Path
+) -> None:
+    options = ("--data", phantom, "--runs", tmp_path, "--arrangements=0", "--checkpoint-steps=1")
+    for running in launch(*options, "--name=whole"):
+        running.wait().succeeded()
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1")
+    arguments = [*torchrun, "-m", "fastliver.train", *train.small, *map(str, options)]
+    output = tmp_path / "output.txt"
+    with open(output, "w") as out:
+        job = subprocess.Popen(arguments, stdout=out, stderr=subprocess.STDOUT, env=train.environment)
+        while not list(tmp_path.glob("default-*/checkpoints/essnet/step-00000002")) and job.poll() is None:
+            time.sleep(0.01)
+        os.kill(children(job.pid)["1"], signal.SIGKILL)
+        code = job.wait(240)
+    assert code == 0, output.read_text()
+    (run,) = tmp_path.glob("default-*")
+    assert "going on from" in output.read_text()
+    assert learned(run) == learned(tmp_path / "whole")
+    assert losses(run) == losses(tmp_path / "whole")

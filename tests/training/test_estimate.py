@@ -1,0 +1,100 @@
+"""What a run is told about memory before it begins, on a CPU and on a GPU that is only pretended."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from fastliver.byte_sizes import GIB
+from fastliver.config import EngineConfig, TrainConfig
+from fastliver.errors import InputError
+from fastliver.training import estimate, memory_plan
+from fastliver.training.estimate import memory_lines, plan_run, workloads
+from fastliver.training.memory import StepMemory, Workload
+from fastliver.training.memory_plan import DeviceMemory
+
+
+@pytest.fixture(autouse=True)
+def _given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes 2 GiB, a quarter of it with every saving."""
+
+    def given(workload: Workload, precision: str, checkpoint_blocks: bool, resident: bool) -> StepMemory:
+        return StepMemory(activations=GIB // (2 if checkpoint_blocks else 1) * (2 if resident else 1))
+
+    monkeypatch.setattr(memory_plan, "step_memory", given)
+
+
+def _run(device: str = "cpu", plans: Any = None, ablation: bool = False, **engine: Any) -> Any:
+    """Stands in for a Run: 408 MR slices with liver to train on, 2050 of CT, 350 of them for EssNet."""
+    config = TrainConfig(engine=EngineConfig(**engine))
+    config = replace(config, experiment=replace(config.experiment, ablation=ablation))
+    data = SimpleNamespace(
+        split=SimpleNamespace(train=range(408)),
+        essnet_ct=range(350),
+        ct=SimpleNamespace(liver_slices=lambda: range(2050)),
+    )
+    return SimpleNamespace(config=config, data=data, device=torch.device(device), plans=plans or {})
+
+
+def test_a_stages_trainings_with_the_most_slices_that_they_draw_from():
+    both = [(work.name, work.slices) for work in workloads(_run(), "all")]
+    assert both == [("essnet", (350, 408)), ("unet", (408 + 2050,))]
+    assert [work.name for work in workloads(_run(ablation=True), "essnet")] == ["essnet", "cyclegan"]
+    assert [work.name for work in workloads(_run(), "unet")] == ["unet"]
+    assert workloads(_run(), "synthesize") == []
+
+
+def test_on_a_cpu_nothing_is_planned_or_told_without_a_limit():
+    assert plan_run(_run(), "all") == {}
+    assert memory_lines(_run(), "all") == []
+
+
+def test_on_a_cpu_a_limit_tells_what_a_gpu_would_do():
+    first, essnet, unet = memory_lines(_run(memory_limit="6GiB"), "all")
+    assert "caps nothing on a CPU" in first
+    assert "6.00 GiB" in first
+    assert essnet.split() == ["EssNet:", "3.12", "GiB", "(bf16,", "batch", "1,", "slices", "on", "the", "GPU)"]
+    assert "U-Net" in unet
+    assert "takes at least" in memory_lines(_run(memory_limit="1GiB"), "all")[1]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Pretends a GPU of 24 GiB; collects what its allocator is capped at."""
+    capped: list[Any] = []
+    monkeypatch.setattr(DeviceMemory, "of", lambda device: DeviceMemory(24 * GIB, 23 * GIB))
+    monkeypatch.setattr(estimate, "cap_allocators", lambda limit, memory, device: capped.append(limit))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    return capped
+
+
+def test_on_a_gpu_every_training_is_planned_and_the_limit_holds(gpu):
+    plans = plan_run(_run("cuda", memory_limit="3GiB"), "all")
+    assert {name: (plan.precision, plan.resident) for name, plan in plans.items()} == {
+        "essnet": ("fp16", False),
+        "unet": ("fp16", False),
+    }
+    assert gpu == [3 * GIB]
+    lines = memory_lines(_run("cuda", plans), "all")
+    assert lines[0].startswith("Estimated GPU memory for EssNet: 2.06 GiB (fp16, batch 1, slices in host memory")
+
+
+def test_a_large_gpu_without_a_limit_is_not_capped(gpu):
+    assert plan_run(_run("cuda"), "all")["unet"].resident
+    assert gpu == []
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_capped(gpu):
+    with pytest.raises(InputError, match="takes at least"):
+        plan_run(_run("cuda", memory_limit="1GiB"), "all")
+    assert gpu == []
+
+
+def test_automatic_precision_goes_lower_only_where_it_was_not_low_already(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
+    device = torch.device("cuda")
+    assert estimate._precisions("auto", device) == ["fp32", "fp16"]
+    assert estimate._precisions("fp32", device) == ["fp32"]

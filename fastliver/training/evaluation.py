@@ -12,6 +12,11 @@ from fastliver.metrics import dice, iou, overlap_counts, roc_curve
 THRESHOLD = 0.5
 
 
+def dice_by_slice(probability: NDArray[np.float32], store: SliceStore, split: Split) -> NDArray[np.float64]:
+    """Dice of each of `split.test`, from the probability (len(split.test), H, W) of those slices."""
+    return dice(overlap_counts(probability > THRESHOLD, np.asarray(store.labels[split.test])))
+
+
 def score(probability: NDArray[np.float32], store: SliceStore, split: Split) -> dict[str, Any]:
     """Every score of the report.
 

@@ -21,13 +21,14 @@ from fastliver.data.store import SliceStore
 from fastliver.errors import InputError
 from fastliver.files import write_arrays
 from fastliver.inference import liver_probability, load_essnet, load_unet, synthesize_store
-from fastliver.models import EssNet, count_parameters
+from fastliver.inference.quality import quality
+from fastliver.models import EssNet, ResNetGenerator, count_parameters
 from fastliver.run_folder import RunFolder
 from fastliver.training import checkpoint
 from fastliver.training.build import Builder
 from fastliver.training.distributed import Ranks
 from fastliver.training.essnet import EssNetTrainer
-from fastliver.training.evaluation import score
+from fastliver.training.evaluation import dice_by_slice, score
 from fastliver.training.jobs import UNetJob, synthesis_jobs, unet_jobs
 from fastliver.training.loop import TrainingTime, train
 from fastliver.training.memory_plan import MemoryPlan
@@ -40,12 +41,21 @@ from fastliver.training.unet import UNetTrainer
 
 FIGURE_SLICES = 6
 """Slices of each kind that are kept for the report's figures."""
+EXTREMES = 4
+"""Worst test slices that are kept for them, and as many best."""
 
 
 def evenly(count: int) -> NDArray[np.intp]:
     """Up to FIGURE_SLICES positions spread over `count`, away from the ends where livers are small."""
     kept = min(FIGURE_SLICES, count)
     return ((np.arange(kept) + 0.5) * count / kept).astype(int)
+
+
+def extremes(scores: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Positions of the EXTREMES lowest scores, lowest first, then of as many highest, highest first."""
+    order = np.argsort(scores, kind="stable")
+    kept = min(EXTREMES, len(order) // 2)
+    return np.concatenate((order[:kept], order[::-1][:kept]))
 
 
 @dataclass(frozen=True)
@@ -131,6 +141,7 @@ class Run:
                 network.g1, ct, self.data.mr_rule, self.folder.synthetic(job), job, progress.update
             )
         shown = evenly(len(synthetic))
+        self._measure_quality(job, network.s, synthetic)
         # The synthetic store follows the CT's studies, so its slices are the CT's liver slices in order.
         originals = ct.liver_slices()[shown]
         write_arrays(
@@ -144,6 +155,12 @@ class Run:
             result,
             {"job": job, "images": len(synthetic), "seconds": seconds, "images_per_second": len(synthetic) / seconds},
         )
+
+    def _measure_quality(self, job: str, segmentor: ResNetGenerator | None, synthetic: SliceStore) -> None:
+        """Write what the report says of the synthetic images, beside the MR that the network learned from."""
+        with bar(self.console, f"measure {job}'s images", len(synthetic)) as progress:
+            found = quality(synthetic, self.data.ct, self.data.mr, self.data.split.train, segmentor, progress.update)
+        self.folder.write_result(f"quality-{job}", {"job": job, **found})
 
     # U-Net
 
@@ -180,15 +197,18 @@ class Run:
         with span(f"test {job.name}"), bar(self.console, f"test {job.name}", len(split.test_volume)) as progress:
             probability = liver_probability(network, store.images[split.test_volume], progress.update)
         rate = len(split.test_volume) / (time.monotonic() - began)
-        shown = split.test[evenly(len(split.test))]
-        write_arrays(
-            self.folder.arrays(job.name),
-            image=store.images[shown],
-            label=store.labels[shown],
-            probability=probability[np.searchsorted(split.test_volume, shown)].astype(np.float16),
-            patient=np.array([store.entries[number].patient for number in shown]),
-            z=np.array([store.entries[number].z for number in shown]),
-        )
+        tested = np.searchsorted(split.test_volume, split.test)
+        chosen = {"": evenly(len(split.test)), "-extremes": extremes(dice_by_slice(probability[tested], store, split))}
+        for kind, places in chosen.items():
+            shown = split.test[places]
+            write_arrays(
+                self.folder.arrays(job.name + kind),
+                image=store.images[shown],
+                label=store.labels[shown],
+                probability=probability[tested[places]].astype(np.float16),
+                patient=np.array([store.entries[number].patient for number in shown]),
+                z=np.array([store.entries[number].z for number in shown]),
+            )
         self.folder.write_result(
             job.name,
             {

@@ -61,7 +61,6 @@ class Update:
 
         With loss scaling such a step changes nothing.
         """
-        self.optimizer.zero_grad(set_to_none=True)
         if self.scaler is None:
             loss.backward()
         else:
@@ -72,6 +71,8 @@ class Update:
         else:
             self.scaler.step(self.optimizer)
             self.scaler.update()
+        # Now, not before the next backward: nobody reads them, and the other networks' steps need the memory.
+        self.optimizer.zero_grad(set_to_none=True)
         return fault
 
     def state(self) -> dict[str, Any]:

@@ -130,3 +130,21 @@ def run(tmp_path: Path) -> RunFolder:
 def console() -> Console:
     """Takes what is shown; `console.file.getvalue()` gives it."""
     return Console(file=io.StringIO(), width=1000)
+
+
+@pytest.fixture
+def keep_gradients() -> Callable[[Any], dict[Tensor, Tensor]]:
+    """Gives the gradients of a trainer's last step by weight, which the step itself frees."""
+
+    def keep(trainer: Any) -> dict[Tensor, Tensor]:
+        kept: dict[Tensor, Tensor] = {}
+
+        def before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            kept.update({weight: weight.grad.clone() for weight in weights if weight.grad is not None})
+
+        for optimizer in trainer.optimizers.values():
+            optimizer.register_step_pre_hook(before_step)
+        return kept
+
+    return keep

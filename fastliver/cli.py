@@ -17,8 +17,13 @@ INTERRUPTED = 130
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def run_command(main: Callable[[], None]) -> int:
-    """Run a command; a bad input or a failure becomes one message and its exit code (2 or 1)."""
+def run_command(main: Callable[[], None], again: str = "--resume goes on from the last checkpoint") -> int:
+    """Run a command; a bad input or a failure becomes one message and its exit code (2, 1 or 3).
+
+    Args:
+        main: the command.
+        again: how to go on with what was interrupted.
+    """
     console = Console(stderr=True)
 
     def fail(message: str, code: int) -> int:
@@ -30,11 +35,11 @@ def run_command(main: Callable[[], None]) -> int:
     except (InputError, RunError) as error:
         return fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return fail("interrupted; --resume goes on from the last checkpoint", INTERRUPTED)
+        return fail(f"interrupted; {again}", INTERRUPTED)
     except OSError as error:
         if error.errno in DISK_FULL:
             where = f" while writing {error.filename}" if error.filename else ""
-            return fail(f"the disk is full{where} ({error.strerror}); free some space, then --resume the run", 1)
+            return fail(f"the disk is full{where} ({error.strerror}); free some space; {again}", 1)
         return fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     return 0
 

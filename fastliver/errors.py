@@ -1,4 +1,4 @@
-"""The two errors a command reports: bad input (exit code 2) and a failed run (exit code 1)."""
+"""The errors a command reports: bad input (exit code 2), a failed run (1), and a few bad patients among many (3)."""
 
 
 class InputError(Exception):
@@ -11,3 +11,9 @@ class RunError(Exception):
     """The run itself failed (divergence, collapse, full disk); the message says where and what to do."""
 
     exit_code = 1
+
+
+class SomeFailed(InputError):
+    """Some of many patients could not be worked on, the others are done; the message lists them."""
+
+    exit_code = 3

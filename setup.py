@@ -61,7 +61,12 @@ REQUIRES = [
     "pillow>=10.2",
 ]
 
+EXPORT = ["onnx>=1.16", "onnxscript>=0.2"]
+
 TEST = [
+    *EXPORT,
+    "onnxruntime>=1.18",
+    "SimpleITK>=2.3",
     "pytest>=8",
     "pytest-benchmark>=5",
     "pytest-xdist>=3.5",
@@ -246,7 +251,9 @@ setup(
     cmdclass={"build_ext": BuildLibrary},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if extensions else {},
     install_requires=REQUIRES,
+    entry_points={"console_scripts": ["fastliver = fastliver.__main__:main"]},
     extras_require={
+        "export": EXPORT,
         "test": TEST,
         "dev": [*TEST, "ruff>=0.8", "mypy>=1.13", "types-PyYAML", "clang-format>=18"],
     },

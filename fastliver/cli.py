@@ -18,14 +18,14 @@ INTERRUPTED = 130
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def run_command(main: Callable[[], None], resumes: bool = False) -> int:
-    """Run a command; a bad input or a failure becomes one message and its exit code (2 or 1).
+def run_command(main: Callable[[], None], again: str = "run the command again") -> int:
+    """Run a command; a bad input or a failure becomes one message and its exit code (2, 1 or 3).
 
     Of several ranks under torchrun each says its own errors, and the first alone what concerns all.
 
     Args:
         main: the command.
-        resumes: whether it has --resume to advise.
+        again: how to go on with what was interrupted.
     """
     console = Console(stderr=True)
     rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else None
@@ -44,12 +44,11 @@ def run_command(main: Callable[[], None], resumes: bool = False) -> int:
     except Interrupted as error:
         return fail(str(error), error.exit_code) if rank in (None, "0") else error.exit_code
     except KeyboardInterrupt:
-        return fail("interrupted" + "; --resume goes on from the last checkpoint" * resumes, INTERRUPTED)
+        return fail(f"interrupted; {again}", INTERRUPTED)
     except OSError as error:
         if error.errno in DISK_FULL:
             where = f" while writing {error.filename}" if error.filename else ""
-            then = "--resume the run" if resumes else "run the command again"
-            return fail(f"the disk is full{where} ({error.strerror}); free some space, then {then}", 1)
+            return fail(f"the disk is full{where} ({error.strerror}); free some space; {again}", 1)
         return fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     return 0
 

@@ -1,4 +1,4 @@
-"""The two errors a command reports: bad input (exit code 2) and a failed run (exit code 1)."""
+"""The errors a command reports: bad input (exit code 2), a failed run (1), and a few bad patients among many (3)."""
 
 
 class InputError(Exception):
@@ -34,3 +34,9 @@ class Interrupted(BaseException):
     def __init__(self, name: str, number: int, remedy: str = "--resume goes on from the last checkpoint") -> None:
         super().__init__(f"interrupted by {name}; {remedy}")
         self.exit_code = 128 + number
+
+
+class SomeFailed(InputError):
+    """Some of many patients could not be worked on, the others are done; the message lists them."""
+
+    exit_code = 3

@@ -266,4 +266,4 @@ def check_unchanged(run: Run, description: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(sys.argv[1:]), resumes=True))
+    sys.exit(run_command(lambda: main(sys.argv[1:]), "--resume goes on from the last checkpoint"))

@@ -47,3 +47,49 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_sync() -> Callable[[], AbstractContextManager[None]]:
     """`with no_sync():` fails on what would wait for a GPU, on any device."""
     return forbid_sync
+
+
+@pytest.fixture(scope="session")
+def write_run() -> Callable[..., Path]:
+    """Writes the folder of a finished run: tiny networks of random weights that work on 32x32 slices.
+
+    An EssNet (a CycleGAN without `segmentor`, nothing without `generator`), and U-Nets by their trainings' names.
+    """
+    import yaml
+
+    from fastliver.config import TrainConfig, flatten
+    from fastliver.files import write_file
+    from fastliver.models import EssNet, UNet
+    from fastliver.run_folder import RunFolder
+    from fastliver.training import checkpoint
+
+    ct, mr = {"modality": "CT", "low": -160.0, "high": 240.0}, {"modality": "MR", "low": 0.5, "high": 99.5}
+
+    def write(
+        root: Path,
+        unets: tuple[str, ...] = ("unet-essnet-714-seed0", "unet-essnet-714-seed1", "unet-real-0-seed0"),
+        generator: bool = True,
+        segmentor: bool = True,
+        augment: str = "flip-shift",
+    ) -> Path:
+        folder = RunFolder(root)
+        write_file(folder.config, yaml.safe_dump({**flatten(TrainConfig()), "unet_augment": augment}))
+        if generator:
+            torch.manual_seed(5)
+            job = "essnet" if segmentor else "cyclegan"
+            settings = {"channels": 2, "blocks": 1, "segmentor": segmentor, "segmentor_tanh": False}
+            network = EssNet(**settings)
+            with torch.no_grad():
+                network.g1.head.weight.mul_(20)  # contrast
+                if network.s is not None and network.s.head.bias is not None:
+                    network.s.head.bias.copy_(torch.tensor([1.0, -1.0]))  # S finds no liver anywhere
+            meta = {"job": job, "network": settings, "image_size": 32, "ct_intensity": ct, "mr_intensity": mr}
+            checkpoint.save_final(folder.checkpoints(job), network.state_dict(), meta)
+        for seed, name in enumerate(unets):
+            torch.manual_seed(seed)
+            settings = {"channels": 2, "head_relu": False}
+            meta = {"job": name, "network": settings, "image_size": 32, "mr_intensity": mr}
+            checkpoint.save_final(folder.checkpoints(name), UNet(**settings).state_dict(), meta)
+        return root
+
+    return write

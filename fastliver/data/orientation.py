@@ -42,3 +42,37 @@ def to_display(arrays: list[NDArray], affine: NDArray[np.float64]) -> tuple[list
     turn = display_turn(affine)
     turned = [np.ascontiguousarray(orientations.apply_orientation(array, turn).transpose(2, 1, 0)) for array in arrays]
     return turned, affine @ orientations.inv_ornt_aff(turn, arrays[0].shape)
+
+
+def from_display(array: NDArray, affine: NDArray[np.float64], source_affine: NDArray[np.float64]) -> NDArray:
+    """The opposite of `to_display`: a volume back in the order of the voxels that it came from.
+
+    Args:
+        array: (D, H, W) in display orientation.
+        affine: (4, 4) of (column, row, slice) to LPS mm, as `to_display` gave it.
+        source_affine: (4, 4) of the source's (i, j, k) to LPS mm, as `to_display` was given it.
+
+    Returns:
+        (I, J, K), contiguous.
+
+    Raises:
+        ValueError: when the two affines aren't of one grid, so that voxels would land elsewhere.
+    """
+    to_source = np.linalg.inv(source_affine) @ affine
+    turn = np.round(to_source[:3, :3]).astype(int)
+    if (np.abs(turn).sum(0) != 1).any() or (np.abs(turn).sum(1) != 1).any():
+        raise ValueError("the affines are of different grids")
+    columns_rows_slices = array.transpose(2, 1, 0)
+    axes = np.abs(turn).argmax(1)
+    turned = columns_rows_slices.transpose(axes)
+    backwards = [axis for axis in range(3) if turn[axis, axes[axis]] < 0]
+    turned = np.flip(turned, tuple(backwards))
+    corners = np.array([[0, 0, 0, 1], [*(side - 1 for side in columns_rows_slices.shape), 1]]).T
+    placed = (to_source @ corners)[:3]
+    expected = np.zeros((3, 2))
+    expected[:, 1] = np.array(turned.shape) - 1
+    for axis in backwards:
+        expected[axis] = expected[axis, ::-1]
+    if np.abs(placed - expected).max() > 0.01:
+        raise ValueError("the affines are of different grids")
+    return np.ascontiguousarray(turned)

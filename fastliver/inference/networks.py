@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastliver.errors import InputError
 from fastliver.models import EssNet, UNet
 
 
@@ -27,3 +28,23 @@ def load_unet(settings: Mapping[str, Any], weights: Mapping[str, Tensor], device
     network = UNet(**settings)
     network.load_state_dict(weights)
     return network.to(device).eval()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `--device` means: "auto" is a GPU if there is one.
+
+    Raises:
+        InputError: for a GPU that isn't there, or a name that means nothing.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device={name}: expected auto, cpu, cuda or cuda:<number>") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"--device={name}: torch sees {torch.cuda.device_count()} GPUs; check the driver and that torch is a CUDA "
+            "build, or use cpu"
+        )
+    return device

@@ -17,13 +17,26 @@ BATCH = 8
 
 
 @torch.inference_mode()
-def synthesize(generator: ResNetGenerator, images: NDArray[np.float16]) -> NDArray[np.float16]:
-    """Synthetic MR (N, H, W) in [-1, 1] of CT slices (N, H, W) in [-1, 1]; H and W are multiples of 4."""
+def synthesize(
+    generator: ResNetGenerator,
+    images: NDArray[np.floating],
+    on_slice: Callable[[int], None] = lambda done: None,
+    batch: int = BATCH,
+) -> NDArray[np.float16]:
+    """Synthetic MR (N, H, W) in [-1, 1] of CT slices (N, H, W) in [-1, 1]; H and W are multiples of 4.
+
+    Args:
+        generator: G1 on its device, in evaluation mode.
+        images: the CT slices.
+        on_slice: called with the number of slices done.
+        batch: slices that are computed at once.
+    """
     device = next(generator.parameters()).device
     synthetic = np.empty(images.shape, np.float16)
-    for start in range(0, len(images), BATCH):
-        batch = torch.from_numpy(np.asarray(images[start : start + BATCH], np.float32)).unsqueeze(1).to(device)
-        synthetic[start : start + BATCH] = generator(batch).squeeze(1).cpu().numpy()
+    for start in range(0, len(images), batch):
+        part = torch.from_numpy(np.asarray(images[start : start + batch], np.float32)).unsqueeze(1).to(device)
+        synthetic[start : start + batch] = generator(part).squeeze(1).cpu().numpy()
+        on_slice(start + len(part))
     return synthetic
 
 

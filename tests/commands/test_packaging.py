@@ -90,7 +90,7 @@ LAYERS = [
     {"inference"},
     {"training", "export", "reporting"},
 ]
-EVERYWHERE = {"errors", "files", "interval", "config", "run_folder", "environment", "cli", "_C"}
+EVERYWHERE = {"errors", "files", "interval", "config", "run_folder", "weights", "environment", "cli", "_C"}
 """Modules beside the folders that folders may import; the rest of `fastliver/*.py` are commands."""
 
 

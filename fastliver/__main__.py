@@ -1,0 +1,42 @@
+"""`python -m fastliver`, and the console script `fastliver`: lists the commands, or runs one.
+
+`fastliver train ...` is `python -m fastliver.train ...`.
+"""
+
+import argparse
+import runpy
+import sys
+
+from fastliver import __version__
+from fastliver.commands import bash_completion, find_commands
+
+
+def main() -> int:
+    """List the commands, or become the one that is named first."""
+    commands = find_commands()
+    if len(sys.argv) > 1 and sys.argv[1] in commands:
+        name = sys.argv.pop(1)
+        runpy.run_module(f"fastliver.{name}", run_name="__main__", alter_sys=True)
+        return 0
+    listed = "\n".join(f"  {name:<12} {text}" for name, text in commands.items())
+    parser = argparse.ArgumentParser(
+        prog="fastliver",
+        description="Labelled synthetic MRI from labelled CT, and a liver U-Net that learns from it.",
+        epilog=f"commands:\n{listed}\n\nexample: fastliver train --help (or: python -m fastliver.train --help)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="fastliver [-h] [--version] [--completion bash] <command> [options]",
+    )
+    parser.add_argument("--version", action="version", version=f"fastliver {__version__}")
+    parser.add_argument("--completion", choices=("bash",), help="print the script that completes commands and options: "
+                        'eval "$(fastliver --completion bash)"')  # fmt: skip
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.command is not None:
+        print(f"error: {options.command}: no such command; choose one of {', '.join(commands)}", file=sys.stderr)
+        return 2
+    print(bash_completion() if options.completion else parser.format_help(), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What fastliver makes, in other people's formats: DICOM MR and SEG, NIfTI, nnU-Net data sets, ONNX."""

@@ -1,0 +1,111 @@
+"""Liver masks and probabilities as DICOM SEG (PS3.3 A.51), coded and with references to the segmented images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from fastliver.data.study import Volume
+from fastliver.errors import InputError
+from fastliver.export.dicom_mr import MadeBy
+from fastliver.export.dicom_source import encode, read_sources, series_number, to_source_planes
+
+SERIES_OFFSET = 2000
+LIVER = ("10200004", "SCT", "Liver")
+ORGAN = ("123037004", "SCT", "Anatomical Structure")
+LEVELS = 255
+"""Steps of a probability in a FRACTIONAL segmentation."""
+
+
+def encode_mask(mask: NDArray[np.uint8], volume: Volume, made_by: MadeBy) -> bytes:
+    """A liver mask of a DICOM series as a BINARY segmentation found by a model.
+
+    Args:
+        mask: (D, H, W), 1 where liver is, in display orientation.
+        volume: the series, read from DICOM.
+        made_by: goes into the algorithm identification.
+
+    Raises:
+        InputError: when the series' headers lack what a segmentation needs.
+    """
+    headers = read_sources(volume.sources)
+    return _encode(headers, to_source_planes(mask, volume, headers[0]), made_by, "BINARY", "Liver")
+
+
+def encode_probability(probability: NDArray[np.float32], volume: Volume, made_by: MadeBy) -> bytes:
+    """The probability of liver, (D, H, W) in [0, 1], as a FRACTIONAL segmentation in 255 steps; see `encode_mask`."""
+    headers = read_sources(volume.sources)
+    planes = to_source_planes(probability, volume, headers[0])
+    return _encode(headers, planes, made_by, "FRACTIONAL", "Liver probability")
+
+
+def encode_carried_label(
+    label: NDArray[np.uint8], volume: Volume, images: Sequence[Dataset], slices: Sequence[int]
+) -> bytes:
+    """The CT's liver label as a segmentation of the synthetic MR made from it.
+
+    Args:
+        label: (D, H, W), 1 where liver is, in display orientation.
+        volume: the CT.
+        images: what `write_mr_series` wrote for `slices`.
+        slices: the slices that were written.
+    """
+    planes = to_source_planes(label, volume, read_sources(volume.sources[:1])[0])[list(slices)]
+    return _encode(images, planes, None, "BINARY", "Liver label of the source CT")
+
+
+def _encode(
+    images: Sequence[Dataset], planes: NDArray[Any], made_by: MadeBy | None, kind: str, description: str
+) -> bytes:
+    """A segmentation of `images`, whose pixels `planes` (N, rows, columns) match one by one."""
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.seg import Segmentation, SegmentDescription
+    from highdicom.sr import CodedConcept
+
+    from fastliver import __version__
+
+    algorithm = None
+    if made_by is not None:
+        algorithm = AlgorithmIdentificationSequence(
+            name=made_by.name[:64],
+            family=CodedConcept("123109", "DCM", "Artificial Intelligence"),
+            version=made_by.version[:64],
+            source="fastliver",
+        )
+    segment = SegmentDescription(
+        segment_number=1,
+        segment_label="Liver",
+        segmented_property_category=CodedConcept(*ORGAN),
+        segmented_property_type=CodedConcept(*LIVER),
+        algorithm_type="MANUAL" if made_by is None else "AUTOMATIC",
+        algorithm_identification=algorithm,
+    )
+    try:
+        seg = Segmentation(
+            source_images=list(images),
+            pixel_array=np.ascontiguousarray(planes),
+            segmentation_type=kind,
+            segment_descriptions=[segment],
+            series_instance_uid=generate_uid(prefix=None),
+            series_number=series_number(images[0], SERIES_OFFSET),
+            sop_instance_uid=generate_uid(prefix=None),
+            instance_number=1,
+            manufacturer="fastliver",
+            manufacturer_model_name=(made_by.name if made_by else "fastliver")[:64],
+            software_versions=(made_by.version if made_by else __version__)[:64],
+            device_serial_number="none",
+            max_fractional_value=LEVELS,
+            omit_empty_frames=bool(planes.any()),
+            content_label="LIVER",
+            content_description=description,
+        )
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        first = images[0]
+        raise InputError(
+            f"series {first.get('SeriesInstanceUID')}: can't be segmented as DICOM SEG ({error}); write NIfTI"
+        ) from error
+    seg.SeriesDescription = description
+    return encode(seg)

@@ -1,0 +1,201 @@
+"""What the commands for many patients share: their options, going from case to case, and which were bad."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from fastliver.cli import DISK_FULL
+from fastliver.data.cases import Case
+from fastliver.data.study import Volume
+from fastliver.errors import InputError, RunError, SomeFailed
+from fastliver.files import read_json, write_json
+from fastliver.training.progress import bar, clock
+
+AGAIN = "run the same command again: it goes on after the last finished patient"
+RECORD = "fastliver.json"
+"""In a folder of results: what they were made with, so that a later run doesn't mix in others."""
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The options of a command that works through patients."""
+    parser.add_argument(
+        "--device", type=str, default="auto", help="auto takes a GPU if there is one; cpu, cuda, cuda:1"
+    )
+    parser.add_argument("--batch", type=int, default=8, help="slices computed at once; fewer need less memory")
+    parser.add_argument("--force", action="store_true", help="make again and replace what is there")
+    parser.add_argument(
+        "--shard",
+        type=str | None,
+        default=None,
+        help="i/n: only every n-th patient, from the i-th; ranks share by themselves: torchrun --nproc-per-node 4 -m "
+        "-- fastliver.segment ... (the two dashes keep torchrun from reading the options)",
+    )
+    parser.add_argument("--skip-bad", action="store_true", help="leave out files that can't be read")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which of the patients are this process's.
+
+    Attributes:
+        index: from 0.
+        count: of processes that share the work.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @staticmethod
+    def parse(text: str | None) -> "Shard":
+        """From `--shard i/n`, or torchrun's environment, or everything; raises InputError for what isn't a shard."""
+        if text is None:
+            return Shard(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        first, slash, second = text.partition("/")
+        if not (slash and first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
+            raise InputError(f"--shard={text}: expected i/n with i from 1 to n, such as 1/4")
+        return Shard(int(first) - 1, int(second))
+
+    def part(self, cases: Sequence[Case]) -> list[Case]:
+        """This process's cases."""
+        return list(cases[self.index :: self.count])
+
+
+def device_name(name: str) -> str:
+    """`--device auto` for a rank of torchrun is the GPU of its number on this machine."""
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if name == "auto" and local is not None and torch.cuda.is_available() else name
+
+
+def check_batch(batch: int) -> None:
+    """Raise InputError for a batch without slices."""
+    if batch < 1:
+        raise InputError(f"--batch={batch}: must be at least 1")
+
+
+def check_results(source: Path, out: Path, cases: Sequence[Case], result: Callable[[Case], Path]) -> None:
+    """Raise InputError where results would take the place of what they are made from."""
+    if source.is_dir() and out.resolve() == source.resolve():
+        raise InputError(f"--out={out}: is the folder that is read; choose another")
+    for case in cases:
+        where = result(case).resolve()
+        for path in case.study.paths:
+            if path.resolve().is_relative_to(where):
+                raise InputError(f"{path}: would be replaced by its own result; choose another --out")
+
+
+def claim(folder: Path, made_with: dict[str, Any], force: bool) -> None:
+    """Note what the results in a folder are made with.
+
+    Raises:
+        InputError: when it holds others', and `force` is off.
+    """
+    path = folder / RECORD
+    if path.exists() and not force:
+        try:
+            before = read_json(path)
+        except ValueError as error:
+            raise InputError(f"{path}: not valid JSON ({error}); delete it, or choose another --out") from error
+        for name, value in made_with.items():
+            if before.get(name) != value:
+                raise InputError(
+                    f"{folder}: holds results made with {name} {before.get(name)}, not {value}; choose another --out, "
+                    "or make them again with --force"
+                )
+        return
+    write_json(path, made_with)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One patient's turn.
+
+    Attributes:
+        case: whose.
+        volume: the series, read.
+        on_slice: to be called with the number of slices done.
+    """
+
+    case: Case
+    volume: Volume
+    on_slice: Callable[[int], None]
+
+
+def work_through(
+    cases: Sequence[Case],
+    finished: Callable[[Case], bool],
+    work: Callable[[Work], str],
+    console: Console,
+    passes: int = 1,
+) -> None:
+    """Work on one patient after the other; a bad one is listed at the end. The next is read meanwhile.
+
+    Args:
+        cases: this process's.
+        finished: whether a case was done before.
+        work: does one; returns what to print, such as where the result lies.
+        console: for progress.
+        passes: how often `work` counts each slice.
+
+    Raises:
+        SomeFailed: at the end, with what was wrong with each bad patient.
+        InputError: what is wrong with the only patient.
+        RunError: when the GPU's memory is too small.
+    """
+    todo = [case for case in cases if not finished(case)]
+    if len(todo) < len(cases):
+        console.print(f"{len(cases) - len(todo)} of {len(cases)} were finished before (--force makes them again)")
+    failed: dict[str, InputError] = {}
+    slices, began = 0, time.monotonic()
+    for case, read in _reading_ahead(todo):
+        try:
+            volume = read()
+            for note in (*volume.skipped, *volume.notes):
+                console.print(f"{case.name}: {note}", soft_wrap=True)
+            with bar(console, case.name, len(volume.image) * passes) as progress:
+                started = time.monotonic()
+
+                def on_slice(done: int, started: float = started, progress: Any = progress) -> None:
+                    progress.update(done, f"slices, {done / max(time.monotonic() - started, 1e-9):.1f} slices/s")
+
+                told = work(Work(case, volume, on_slice))
+            slices += len(volume.image)
+            console.print(f"{case.name}: {told}", soft_wrap=True)
+        except InputError as error:
+            failed[case.name] = error
+            console.print(f"{case.name}: left out: {error}", soft_wrap=True)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            failed[case.name] = InputError(f"{error.filename or 'a file'}: {error.strerror or error}")
+            console.print(f"{case.name}: left out: {failed[case.name]}", soft_wrap=True)
+        except torch.OutOfMemoryError as error:
+            raise RunError(f"{case.name}: the GPU's memory is too small; lower --batch, or use --device cpu") from error
+    seconds = max(time.monotonic() - began, 1e-9)
+    done = len(todo) - len(failed)
+    if done:
+        console.print(f"{done} done: {slices} slices in {clock(seconds)}, {slices / seconds:.1f} slices/s with reading "
+                      "and writing")  # fmt: skip
+    if len(failed) == len(cases) == 1:
+        raise next(iter(failed.values()))
+    if failed:
+        lines = "".join(f"\n  {name}: {error}" for name, error in failed.items())
+        raise SomeFailed(f"{len(failed)} of {len(cases)} could not be done:{lines}")
+
+
+def _reading_ahead(cases: Sequence[Case]) -> Iterator[tuple[Case, Callable[[], Volume]]]:
+    """Each case with what gives its volume, which a thread begins to read while the one before is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        ahead = [pool.submit(case.study.read) for case in cases[:1]]
+        for number, case in enumerate(cases):
+            current = ahead.pop()
+            if number + 1 < len(cases):
+                ahead.append(pool.submit(cases[number + 1].study.read))
+            yield case, current.result

@@ -1,0 +1,351 @@
+"""`python -m fastliver.synthesize`: CT to synthetic MR with the CT's liver label, as DICOM, NIfTI, nnU-Net or store."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jsonargparse import ArgumentParser, Namespace
+from numpy.typing import NDArray
+from rich.console import Console
+
+from fastliver import __version__
+from fastliver.cli import run_command
+from fastliver.data.cases import Case, find_cases
+from fastliver.data.sources import Source
+from fastliver.data.store import StoreWriter
+from fastliver.errors import InputError, SomeFailed
+from fastliver.export import nnunet
+from fastliver.export.grey import to_stored
+from fastliver.files import new_folder, write_file
+from fastliver.inference.model import Model, load
+from fastliver.inference.segmentation import THRESHOLD
+from fastliver.inference.squares import Squares
+from fastliver.patients import (
+    AGAIN,
+    Shard,
+    Work,
+    add_options,
+    check_batch,
+    check_results,
+    claim,
+    device_name,
+    work_through,
+)
+
+FORMATS = ("dicom", "nifti", "nnunet", "store")
+
+
+def build_parser() -> ArgumentParser:
+    """The command's options."""
+    parser = ArgumentParser(
+        prog="python -m fastliver.synthesize",
+        description="Turn CT into synthetic MR with a trained run; a liver label that the CT has is carried along.",
+        epilog="example: python -m fastliver.synthesize --run runs/x --ct CHAOS/Train_Sets/CT --out synthetic "
+        "--format dicom --qa",
+    )
+    parser.add_argument("--run", type=str, required=True, help="folder of a trained run")
+    parser.add_argument("--ct", type=str, required=True, help="NIfTI, or a folder: NIfTI, DICOM, CHAOS, nnU-Net raw")
+    parser.add_argument("--out", type=str, required=True, help="folder for the results")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="dicom",
+        help="dicom: an MR series in the CT's study, its label as DICOM SEG; nifti: images and labels on the CT's "
+        "voxels; nnunet: a data set that nnUNetv2_plan_and_preprocess takes; store: slices to train on",
+    )
+    parser.add_argument(
+        "--min-dice",
+        type=float | None,
+        default=None,
+        help="drop slices where the liver that S finds in the synthetic MR and the CT's label agree less (Dice); in "
+        "NIfTI and nnU-Net volumes such a slice stays, with label 2 (ignore)",
+    )
+    parser.add_argument("--qa", action="store_true", help="write a picture of each patient to <out>/qa")
+    parser.add_argument(
+        "--with-real", type=str | None, default=None, help="labelled MR to put into the nnU-Net data set beside it"
+    )
+    parser.add_argument("--mr-sequence", choices=("t2-spir", "t1-in", "t1-out"), default="t2-spir",
+                        help="of a CHAOS tree given to --with-real")  # fmt: skip
+    parser.add_argument("--liver-label", type=str | None, default=None,
+                        help="name or number of the liver in dataset.json, if it isn't called liver")  # fmt: skip
+    add_options(parser)
+    return parser
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """One patient's synthetic MR.
+
+    Attributes:
+        work: whose.
+        squares: the CT as the generator saw it.
+        synthetic: (D, size, size) in [-1, 1].
+        label: (D, size, size), the CT's label in the square, or None.
+        found: (D, size, size), liver that S finds in the synthetic MR, or None where nobody asked.
+        dice: (D,), how label and found agree, or None.
+        dropped: slices that the filter drops.
+    """
+
+    work: Work
+    squares: Squares
+    synthetic: NDArray[np.float16]
+    label: NDArray[np.uint8] | None
+    found: NDArray[np.bool_] | None
+    dice: NDArray[np.float64] | None
+    dropped: tuple[int, ...]
+
+    @property
+    def kept(self) -> list[int]:
+        """The slices that the filter leaves."""
+        return [index for index in range(len(self.synthetic)) if index not in self.dropped]
+
+    def restored(self) -> NDArray[np.float32]:
+        """(D, H, W) in [-1, 1] on the CT's grid."""
+        return self.squares.restore(self.synthetic)
+
+
+class Synthesizer:
+    """CT volumes to synthetic MR in one of the formats."""
+
+    def __init__(self, model: Model, options: Namespace, console: Console) -> None:
+        self.model, self.options, self.console = model, options, console
+        self.out = Path(options.out)
+        trained = model.generator
+        self.name = f"{model.name}/{trained.job}"
+        self.version = f"{__version__}+{trained.version}"
+        self.description = f"SYNTHETIC MR from CT, fastliver {self.version}"
+        self.writer: StoreWriter | None = None
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """What decides how the results look."""
+        return {"command": "synthesize", "model": self.name, "version": self.version, "format": self.options.format,
+                "min_dice": self.options.min_dice}  # fmt: skip
+
+    def finished(self, case: Case) -> bool:
+        """Whether a case's results are there."""
+        return not self.options.force and self.result(case).exists()
+
+    def result(self, case: Case) -> Path:
+        """What is written last of a case."""
+        return {
+            "dicom": self.out / case.name,
+            "nifti": self.out / f"{case.name}.nii.gz",
+            "nnunet": nnunet.case_path(self.out, f"synthetic_{case.name}"),
+            "store": self.out / "none",
+        }[self.options.format]
+
+    def __call__(self, work: Work) -> str:
+        """Synthesize one patient; returns what to tell the user."""
+        series = work.case.study.series
+        if self.options.format == "dicom" and work.case.format != "dicom":
+            raise InputError(
+                f"{work.volume.sources[0]}: is NIfTI, which has no study for a DICOM series to belong to; choose "
+                "--format nifti"
+            )
+        if work.volume.label is None and self.options.format == "nnunet":
+            raise InputError(f"{series}: has no label, which nnU-Net learns from; choose another --format")
+        if work.volume.label is None and self.options.min_dice is not None:
+            raise InputError(f"{series}: has no label that --min-dice could hold the synthetic MR against")
+        result = self.synthesis(work)
+        if not result.kept:
+            raise InputError(f"{series}: no slice reaches --min-dice {self.options.min_dice:g}")
+        if self.options.qa:
+            write_file(self.out / "qa" / f"{work.case.name}.png", self.qa(result))
+        where = {"dicom": self.dicom, "nifti": self.nifti, "nnunet": self.nnunet, "store": self.store}
+        told = f"{len(result.kept)} slices to {where[self.options.format](result)}"
+        if self.options.min_dice is not None:
+            told += f"; dropped {len(result.dropped)} of {len(result.synthetic)} below Dice {self.options.min_dice:g}"
+        if result.dice is not None and result.label is not None and result.label.any():
+            with_liver = result.dice[result.label.any(axis=(1, 2))]
+            told += f"; S agrees with the label to Dice {with_liver.mean():.3f} (mean of slices with liver)"
+        return told
+
+    def synthesis(self, work: Work) -> Synthesis:
+        """The networks' part."""
+        volume = work.volume
+        squares = self.model.ct_squares(volume.image, volume.spacing)
+        synthetic = self.model.synthesize_squares(squares.images, work.on_slice)
+        label = None if volume.label is None else squares.fit.label(volume.label)
+        found = dice = None
+        if self.options.min_dice is not None or (self.options.qa and self.model.has_segmentor):
+            found = self.model.segmentor_squares(synthetic) > THRESHOLD
+            dice = None if label is None else slice_dice(found, label)
+        low = self.options.min_dice
+        dropped = () if low is None or dice is None else tuple(int(index) for index in np.flatnonzero(dice < low))
+        return Synthesis(work, squares, synthetic, label, found, dice, dropped)
+
+    def qa(self, result: Synthesis) -> bytes:
+        """The QA sheet as PNG."""
+        from fastliver.reporting.qa import qa_sheet
+
+        title = f"{result.work.case.name}: synthetic MR by {self.name} ({self.version})"
+        images = (result.squares.images, result.synthetic)
+        return qa_sheet(title, *images, result.label, result.found, result.dice, set(result.dropped))
+
+    def dicom(self, result: Synthesis) -> Path:
+        """A folder with the series in `mr` and, where the CT has a label, `liver.dcm`."""
+        from fastliver.export.dicom_mr import MadeBy, write_mr_series
+        from fastliver.export.dicom_seg import encode_carried_label
+
+        volume, path = result.work.volume, self.result(result.work.case)
+        made_by = MadeBy(self.name, self.version)
+        with new_folder(path) as temporary:
+            images = write_mr_series(temporary / "mr", result.restored(), volume, result.kept, made_by)
+            if volume.label is not None:
+                seg = encode_carried_label(volume.label, volume, images, result.kept)
+                write_file(temporary / "liver.dcm", seg)
+        return path
+
+    def nifti(self, result: Synthesis) -> Path:
+        """<case>.nii.gz, and <case>_label.nii.gz where the CT has a label."""
+        from fastliver.export.nifti import write_nifti
+
+        volume, path = result.work.volume, self.result(result.work.case)
+        if volume.label is not None:
+            label = nnunet.ignoring(volume.label, result.dropped)
+            write_nifti(self.out / f"{result.work.case.name}_label.nii.gz", label, volume, "liver label of the CT")
+        write_nifti(path, to_stored(result.restored()).astype(np.int16), volume, self.description)
+        return path
+
+    def nnunet(self, result: Synthesis) -> Path:
+        """A training case called synthetic_<case>."""
+        volume = result.work.volume
+        assert volume.label is not None
+        image = to_stored(result.restored()).astype(np.int16)
+        name = f"synthetic_{result.work.case.name}"
+        return nnunet.write_case(self.out, name, image, volume.label, volume, self.description, result.dropped)
+
+    def store(self, result: Synthesis) -> Path:
+        """The patient's part of one slice store."""
+        assert self.writer is not None
+        volume, fit = result.work.volume, result.squares.fit
+        study = result.work.case.study
+        label = np.zeros(result.synthetic.shape, np.uint8) if result.label is None else result.label
+        kept = result.kept
+        self.writer.meta["labelled"] = self.writer.meta["labelled"] and result.label is not None
+        self.writer.add(
+            result.synthetic[kept],
+            label[kept],
+            {
+                "patient": study.patient,
+                "series": study.series,
+                "shape": list(volume.image.shape),
+                "source_affine": volume.affine.tolist(),
+                "affine": fit.affine(volume.affine).tolist(),
+                "scaled": list(fit.scaled),
+                "offset": list(fit.offset),
+            },
+            [
+                {
+                    "patient": study.patient,
+                    "slice": index,
+                    "z": round(float(volume.heights[index]), 4),
+                    "spacing": [round(value, 6) for value in volume.spacing],
+                    "source": str(volume.sources[index]),
+                }
+                for index in kept
+            ],
+        )
+        return self.out
+
+
+def slice_dice(found: NDArray[np.bool_], label: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(D,) Dice of each slice of two masks (D, H, W); two empty ones agree: 1."""
+    both = np.count_nonzero(found & (label > 0), axis=(1, 2))
+    total = np.count_nonzero(found, axis=(1, 2)) + np.count_nonzero(label, axis=(1, 2))
+    return np.where(total == 0, 1.0, 2 * both / np.maximum(total, 1))
+
+
+def check(options: Namespace) -> None:
+    """Raise InputError for options that don't go together."""
+    check_batch(options.batch)
+    out = Path(options.out)
+    if options.min_dice is not None and not 0 <= options.min_dice <= 1:
+        raise InputError(f"--min-dice={options.min_dice:g}: must lie between 0 and 1")
+    if options.with_real is not None and options.format != "nnunet":
+        raise InputError(f"--with-real={options.with_real}: goes with --format nnunet alone")
+    if options.format == "nnunet":
+        nnunet.check_name(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out={out}: is a file; name a folder")
+    if options.format == "store" and Shard.parse(options.shard).count > 1:
+        raise InputError("--format=store: writes one store, which can't be shared out; leave --shard out")
+
+
+def add_real(source: Source, out: Path, force: bool, console: Console) -> None:
+    """Put labelled real MR into an nnU-Net data set, as cases called real_<case>."""
+
+    def copy(work: Work) -> str:
+        volume = work.volume
+        if volume.label is None:
+            raise InputError(f"{work.case.study.series}: has no label, which nnU-Net learns from")
+        return f"real MR to {nnunet.write_case(out, name(work.case), volume.image, volume.label, volume, 'real MR')}"
+
+    def name(case: Case) -> str:
+        return f"real_{case.name}"
+
+    work_through(
+        find_cases(source), lambda case: not force and nnunet.case_path(out, name(case)).exists(), copy, console
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command."""
+    console = Console(markup=False, highlight=False)
+    options = build_parser().parse_args(list(arguments))
+    check(options)
+    out, shard = Path(options.out), Shard.parse(options.shard)
+    model = load(options.run, device_name(options.device), options.batch)
+    synthesizer = Synthesizer(model, options, console)
+    if options.min_dice is not None:
+        model.liver_networks("essnet")  # before anything is done, not after
+    cases = find_cases(Source(Path(options.ct), "CT", liver_label=options.liver_label, skip_bad=options.skip_bad))
+    if options.format == "store":
+        write_store(synthesizer, cases, console)
+        return
+    check_results(Path(options.ct), out, cases, synthesizer.result)
+    claim(out, synthesizer.made_with, options.force)
+    try:
+        work_through(shard.part(cases), synthesizer.finished, synthesizer, console)
+        if options.with_real is not None and shard.index == 0:
+            real = Source(Path(options.with_real), "MR", options.mr_sequence, options.liver_label, options.skip_bad)
+            add_real(real, out, options.force, console)
+    finally:
+        if options.format == "nnunet":
+            nnunet.write_description(out, options.min_dice is not None, synthesizer.description)
+
+
+def write_store(synthesizer: Synthesizer, cases: Sequence[Case], console: Console) -> None:
+    """All patients as one slice store, which is whole only at the end."""
+    out, model = synthesizer.out, synthesizer.model
+    if out.exists() and not synthesizer.options.force:
+        raise InputError(f"{out}: exists already; choose another --out, or replace it with --force")
+    if out.exists() and any(out.iterdir()) and not (out / "store.json").exists():
+        raise InputError(f"{out}: holds something else than a slice store, which is not replaced; choose another --out")
+    failed: SomeFailed | None = None
+    with new_folder(out) as temporary:
+        rule, size = model.generator.rule("MR"), model.generator.image_size
+        synthesizer.writer = StoreWriter(temporary, "MR", size, rule, True)
+        try:
+            work_through(cases, lambda case: False, synthesizer, console)
+        except SomeFailed as error:
+            if not synthesizer.writer.entries:
+                raise
+            failed = error
+        synthesizer.writer.finish(
+            synthetic_by=synthesizer.name,
+            version=synthesizer.version,
+            min_dice=synthesizer.options.min_dice,
+            skipped=[str(failed)] if failed else [],
+            notes=[],
+        )
+    if failed is not None:
+        raise failed
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda: main(sys.argv[1:]), AGAIN))

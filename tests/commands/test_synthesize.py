@@ -1,0 +1,215 @@
+"""`python -m fastliver.synthesize` from outside: what it writes, skips, keeps, drops and refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+
+from fastliver.data.masks import read_mask
+from fastliver.data.sources import Source
+from fastliver.data.store import SliceStore
+
+
+@pytest.fixture(scope="module")
+def run(write_run, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny")
+
+
+@pytest.fixture
+def synthesize(train, run):
+    """Runs the command on --run."""
+
+    def call(*arguments, **options):
+        given = [f"--run={options.pop('run', run)}", "--device=cpu", *arguments]
+        return train(*given, module="fastliver.synthesize", small=False, **options)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def ct_nifti(tmp_path_factory):
+    """An nnU-Net data set of two CT, stored in unlike orientations, with labels that tell the voxels apart."""
+    folder = tmp_path_factory.mktemp("ct") / "Dataset500_Ct"
+    rng = np.random.default_rng(0)
+    for number, signs in enumerate(((-1, -1, 1), (1, 1, -1))):
+        affine = np.diag([*(s * v for s, v in zip(signs, (1.5, 1.5, 4), strict=True)), 1])
+        voxels, label = rng.normal(0, 300, (24, 20, 6)), np.zeros((24, 20, 6), np.uint8)
+        label[3:12, 5:9, 1:5] = 1
+        for part, array in (("imagesTr", voxels.astype(np.int16)), ("labelsTr", label)):
+            name = f"ct_{number}" + ("_0000" if part == "imagesTr" else "")
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(array, affine), folder / part / f"{name}.nii.gz")
+    (folder / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}, "numTraining": 2,
+                    "file_ending": ".nii.gz"})
+    )  # fmt: skip
+    return folder
+
+
+def files(folder: Path) -> dict[str, float]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_dicom_series_with_label_and_qa_sheet(synthesize, phantom, tmp_path) -> None:
+    out = synthesize(f"--ct={phantom}", f"--out={tmp_path}", "--qa").succeeded()
+    assert "slices/s" in out
+    studies = Source(phantom, "CT").studies()
+    for study in studies:
+        volume, folder = study.read(), tmp_path / study.patient
+        (made,) = Source(folder, "MR").studies()
+        again = made.read()
+        np.testing.assert_allclose(again.affine, volume.affine, atol=1e-6)
+        assert again.image.shape == volume.image.shape
+        assert again.image.std() > 1
+        mask = read_mask(folder / "liver.dcm", None)
+        assert mask.voxels.sum() == volume.label.sum()
+        header = pydicom.dcmread(next((folder / "mr").iterdir()))
+        assert "tiny/essnet" in header.DerivationDescription
+        assert (tmp_path / "qa" / f"{study.patient}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_run_again_skips_what_is_finished_and_force_does_not(synthesize, phantom, tmp_path) -> None:
+    synthesize(f"--ct={phantom}", f"--out={tmp_path}").succeeded()
+    before = files(tmp_path)
+    first = sorted(item for item in tmp_path.iterdir() if item.is_dir())[0]
+    shutil.rmtree(first)
+    out = synthesize(f"--ct={phantom}", f"--out={tmp_path}").succeeded()
+    assert "1 of 2 were finished before" in out
+    after = files(tmp_path)
+    assert before.keys() == after.keys()
+    changed = {name.split("/")[0] for name in before if before[name] != after[name]}
+    assert changed == {first.name}
+    synthesize(f"--ct={phantom}", f"--out={tmp_path}", "--force").succeeded()
+    assert all(after[name] != time for name, time in files(tmp_path).items())
+
+
+def test_results_of_other_settings_are_not_mixed(synthesize, phantom, tmp_path) -> None:
+    synthesize(f"--ct={phantom}", f"--out={tmp_path}", "--format=nifti").succeeded()
+    synthesize(f"--ct={phantom}", f"--out={tmp_path}").refused("made with format nifti, not dicom", "--force")
+
+
+def test_a_bad_patient_is_left_out_and_listed(synthesize, broken, tmp_path) -> None:
+    first, second = sorted((broken / "Train_Sets" / "CT").iterdir())
+    next(iter(sorted((first / "DICOM_anon").iterdir()))).write_bytes(b"\0" * 128 + b"DICMrubbish")
+    outcome = synthesize(f"--ct={broken}", f"--out={tmp_path / 'out'}")
+    message = outcome.refused("1 of 2 could not be done", f"CT_{first.name}", code=3)
+    assert f"CT_{second.name}" not in message
+    made = {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()}
+    assert made == {f"CT_{second.name}"}
+
+
+def test_shards_share_the_patients(synthesize, phantom, tmp_path) -> None:
+    for shard in ("1/2", "2/2"):
+        before = set(tmp_path.glob("CT_*"))
+        synthesize(f"--ct={phantom}", f"--out={tmp_path}", f"--shard={shard}").succeeded()
+        assert len(set(tmp_path.glob("CT_*")) - before) == 1
+    ranks = tmp_path / "ranks"
+    environment = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    synthesize(f"--ct={phantom}", f"--out={ranks}", environment=environment).succeeded()
+    assert len(list(ranks.glob("CT_*"))) == 1
+
+
+def test_nifti_lies_on_the_cts_voxels(synthesize, ct_nifti, tmp_path) -> None:
+    synthesize(f"--ct={ct_nifti}", f"--out={tmp_path}", "--format=nifti").succeeded()
+    for number in range(2):
+        source = nibabel.load(ct_nifti / "imagesTr" / f"ct_{number}_0000.nii.gz")
+        label = nibabel.load(ct_nifti / "labelsTr" / f"ct_{number}.nii.gz")
+        made, carried = (nibabel.load(tmp_path / f"ct_{number}{part}.nii.gz") for part in ("", "_label"))
+        np.testing.assert_array_equal(made.affine, source.affine)
+        assert made.shape == source.shape
+        assert 0 <= np.asarray(made.dataobj).min() < np.asarray(made.dataobj).max() <= 4095
+        np.testing.assert_array_equal(np.asarray(carried.dataobj), np.asarray(label.dataobj))
+
+
+def test_nnunet_with_real_mr_beside_it(synthesize, ct_nifti, phantom, tmp_path) -> None:
+    out = tmp_path / "Dataset501_Mixed"
+    arguments = (f"--ct={ct_nifti}", f"--out={out}", "--format=nnunet", f"--with-real={phantom}")
+    synthesize(*arguments).succeeded()
+    described = json.loads((out / "dataset.json").read_text())
+    studies = Source(out, "MR").studies()
+    assert described["numTraining"] == len(studies) == 5
+    real = {study.patient: study.read() for study in Source(phantom, "MR").studies()}
+    for study in studies:
+        if study.patient.startswith("real_"):
+            volume, expected = study.read(), real.pop(study.patient.removeprefix("real_"))
+            np.testing.assert_array_equal(volume.image, expected.image)
+            np.testing.assert_array_equal(volume.label, expected.label)
+    assert not real
+    assert "5 were finished" not in synthesize(*arguments).succeeded()
+
+
+def test_store_is_one_to_train_on(synthesize, phantom, tmp_path) -> None:
+    synthesize(f"--ct={phantom}", f"--out={tmp_path / 'store'}", "--format=store").succeeded()
+    store = SliceStore.open(tmp_path / "store")
+    assert (store.modality, store.labelled, len(store.patients)) == ("MR", True, 2)
+    assert store.images.shape == (16, 32, 32)
+    assert len(store.liver_slices()) > 0
+    synthesize(f"--ct={phantom}", f"--out={tmp_path / 'store'}", "--format=store").refused("exists already", "--force")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    arguments = (f"--ct={phantom}", f"--out={tmp_path / 'mine'}", "--format=store", "--force")
+    synthesize(*arguments).refused("something else than a slice store")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_quality_filter_drops_what_disagrees(synthesize, ct_nifti, phantom, tmp_path) -> None:
+    """This S finds no liver: slices with liver disagree, and in a volume they are to be ignored; the others agree."""
+    out = tmp_path / "Dataset502_Filtered"
+    arguments = (f"--ct={ct_nifti}", f"--out={out}", "--format=nnunet", "--min-dice=0.9")
+    label = np.asarray(nibabel.load(ct_nifti / "labelsTr" / "ct_0.nii.gz").dataobj)
+    assert "ct_0: 2 slices to" in (told := synthesize(*arguments).succeeded())
+    assert "dropped 4 of 6 below Dice 0.9" in told
+    stored = np.asarray(nibabel.load(out / "labelsTr" / "synthetic_ct_0.nii.gz").dataobj)
+    np.testing.assert_array_equal((stored == 2).all(axis=(0, 1)), label.any(axis=(0, 1)))
+    assert not (stored == 1).any()
+    assert json.loads((out / "dataset.json").read_text())["labels"]["ignore"] == 2
+    # A series has no place that must be kept: dropped slices are left out.
+    synthesize(f"--ct={phantom}", f"--out={tmp_path / 'dicom'}", "--min-dice=0.9")
+    for study in Source(phantom, "CT").studies():
+        volume = study.read()
+        empty = ~volume.label.any(axis=(1, 2))
+        if empty.any():
+            written = [pydicom.dcmread(path) for path in (tmp_path / "dicom" / study.patient / "mr").iterdir()]
+            heights = sorted(float(header.ImagePositionPatient[2]) for header in written)
+            np.testing.assert_allclose(heights, volume.heights[empty], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        (["--ct=nowhere"], ["nowhere: does not exist"]),
+        (["--ct={mr}"], ["MR", "but CT belongs here"]),
+        (["--ct={ct}", "--format=nnunet"], ["DatasetNNN_Name"]),
+        (["--ct={ct}", "--min-dice=1.5"], ["--min-dice=1.5", "between 0 and 1"]),
+        (["--ct={ct}", "--shard=3/2"], ["--shard=3/2", "i/n"]),
+        (["--ct={ct}", "--format=store", "--shard=1/2"], ["leave --shard out"]),
+        (["--ct={ct}", "--batch=0"], ["--batch=0"]),
+        (["--ct={ct}", "--with-real=x"], ["--format nnunet alone"]),
+        (["--ct={ct}", "--device=tpu"], ["--device=tpu"]),
+        (["--ct={ct}", "--out={ct}"], ["is the folder that is read"]),
+    ],
+)
+def test_refusals(synthesize, phantom, tmp_path, arguments, texts) -> None:
+    places = {"mr": phantom / "Train_Sets" / "MR", "ct": phantom / "Train_Sets" / "CT"}
+    given = [argument.format(**places) for argument in arguments]
+    synthesize(f"--out={tmp_path / 'out'}", *given).refused(*texts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_refuses_what_the_run_or_the_ct_lacks(synthesize, write_run, phantom, broken, ct_nifti, tmp_path) -> None:
+    empty = write_run(tmp_path / "unets", generator=False)
+    synthesize(f"--ct={phantom}", f"--out={tmp_path / 'out'}", run=empty).refused("--stage essnet")
+    plain = write_run(tmp_path / "plain", segmentor=False)
+    arguments = (f"--ct={phantom}", f"--out={tmp_path / 'out'}", "--min-dice=0.5")
+    synthesize(*arguments, run=plain).refused("no segmentor")
+    synthesize(f"--ct={phantom}", f"--out={tmp_path / 'out'}", run=tmp_path).refused("no run here")
+    image = ct_nifti / "imagesTr" / "ct_0_0000.nii.gz"
+    synthesize(f"--ct={image}", f"--out={tmp_path / 'a'}").refused("is NIfTI", "--format nifti")
+    for folder in (broken / "Train_Sets" / "CT").iterdir():
+        shutil.rmtree(folder / "Ground")
+    arguments = (f"--ct={broken}", f"--out={tmp_path / 'Dataset501_x'}", "--format=nnunet")
+    synthesize(*arguments).refused("has no label", "2 of 2", code=3)

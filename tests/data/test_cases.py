@@ -1,0 +1,85 @@
+"""What commands find under a path: files, folders and data sets, and one bad patient among good ones."""
+
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from fastliver.data.cases import find_cases
+from fastliver.data.sources import Source
+from fastliver.errors import InputError
+
+
+def write_nifti(path: Path, low: float = -1000, high: float = 300) -> Path:
+    voxels = np.linspace(low, high, 4 * 5 * 6).reshape(4, 5, 6).astype(np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([-1.0, -1, 3, 1])), path)
+    return path
+
+
+def test_one_file(tmp_path) -> None:
+    (case,) = find_cases(Source(write_nifti(tmp_path / "ct_7_0000.nii.gz"), "CT"))
+    assert (case.name, case.format) == ("ct_7", "nifti")
+    assert case.study.read().image.shape == (6, 5, 4)
+
+
+def test_folder_of_files_takes_each_case_once(tmp_path) -> None:
+    for name in ("b_0000.nii.gz", "b_0001.nii.gz", "a.nii", ".hidden.nii"):
+        write_nifti(tmp_path / name)
+    assert [case.name for case in find_cases(Source(tmp_path, "CT"))] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("modality", "low"), [("MR", -1000), ("MR", -125), ("CT", 0)])
+def test_grey_values_tell_the_other_modality(tmp_path, modality, low) -> None:
+    (case,) = find_cases(Source(write_nifti(tmp_path / "x.nii", low), modality))
+    with pytest.raises(InputError, match=r"x.nii: grey values from .* Hounsfield units"):
+        case.study.read()
+
+
+def test_chaos_tree(phantom) -> None:
+    cases = find_cases(Source(phantom, "CT"))
+    assert len(cases) == 2
+    assert all(case.format == "dicom" and case.study.labelled for case in cases)
+
+
+def test_a_bad_patient_fails_alone(phantom, tmp_path) -> None:
+    tree = Path(shutil.copytree(phantom, tmp_path / "tree"))
+    bad, good = (case.study.paths[0].parents[1] for case in find_cases(Source(tree, "CT")))
+    next((bad / "Ground").iterdir()).unlink()
+    cases = find_cases(Source(tree, "CT"))
+    assert [case.name for case in cases] == [bad.name, f"CT_{good.name}"]
+    with pytest.raises(InputError, match=f"{bad.name}/Ground: .* masks for"):
+        cases[0].study.read()
+    assert cases[1].study.read().label is not None
+
+
+def test_patients_with_and_without_labels_side_by_side(phantom, tmp_path) -> None:
+    tree = Path(shutil.copytree(phantom, tmp_path / "tree"))
+    first = find_cases(Source(tree, "CT"))[0].study.paths[0].parents[1]
+    shutil.rmtree(first / "Ground")
+    assert [case.study.labelled for case in find_cases(Source(tree, "CT"))] == [False, True]
+
+
+def test_series_of_one_patient_get_names_of_their_own(phantom, tmp_path) -> None:
+    folder = next(iter(sorted((phantom / "CT").iterdir()))) / "DICOM_anon"
+    import pydicom
+
+    for number, path in enumerate(sorted(folder.iterdir())):
+        header = pydicom.dcmread(path)
+        header.PatientID, header.SeriesInstanceUID = "a/b c", f"1.2.{number % 2}"
+        header.SeriesDescription = "portal"
+        header.save_as(tmp_path / f"{number}.dcm")
+    assert [case.name for case in find_cases(Source(tmp_path, "CT"))] == ["a_b_c_portal", "a_b_c_portal_2"]
+
+
+@pytest.mark.parametrize("what", ["missing", "text file", "empty folder"])
+def test_refuses_what_holds_nothing(tmp_path, what) -> None:
+    path = tmp_path / "x"
+    if what == "text file":
+        path.write_text("hello")
+    elif what == "empty folder":
+        path.mkdir()
+    with pytest.raises(InputError, match=r"x: "):
+        find_cases(Source(path, "CT"))

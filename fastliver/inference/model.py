@@ -155,7 +155,8 @@ class Model:
         if flips and not self.saw_mirrored(method):
             raise InputError(
                 f"{self.folder.root}: test-time flips need networks that learned from mirrored slices "
-                f"(--{method}-augment flip-shift); these look for the liver on one side, and the average would be worse: leave the flips out"
+                f"(--{method}-augment flip-shift); these look for the liver on one side, and the average would be "
+                "worse: leave the flips out"
             )
         networks = self.liver_networks(method, arrangement, ensemble)
         rule, size = networks[0].rule("MR"), networks[0].image_size

@@ -90,7 +90,18 @@ LAYERS = [
     {"inference"},
     {"training", "export", "reporting"},
 ]
-EVERYWHERE = {"errors", "files", "interval", "config", "run_folder", "weights", "environment", "cli", "_C"}
+EVERYWHERE = {
+    "errors",
+    "byte_sizes",
+    "files",
+    "interval",
+    "config",
+    "run_folder",
+    "weights",
+    "environment",
+    "cli",
+    "_C",
+}
 """Modules beside the folders that folders may import; the rest of `fastliver/*.py` are commands."""
 
 

@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import fields
+from pathlib import Path
 
+import pytest
 import torch
 
 from fastliver.run_folder import PACE, RunFolder
@@ -70,7 +72,9 @@ def test_tensorboard_gets_each_loss_under_the_job(run):
 
 
 def test_memory_of_a_cpu_is_the_resident_set():
-    before = peak_memory(torch.device("cpu"))
-    kept = torch.ones(2**26)  # 256 MiB
-    assert before + 0.2 < peak_memory(torch.device("cpu")) < before + 0.3
-    del kept
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("no /proc here to compare with")
+    torch.ones(2**20).sum()
+    most = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    assert peak_memory(torch.device("cpu")) == pytest.approx(most / 2**20, rel=0.02)

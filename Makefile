@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 
-.PHONY: demo test test-full lint profile-nsys profile-ncu clean
+.PHONY: demo test test-full lint bench profile-nsys profile-ncu clean
 
 demo: $(VENV)/.package
 	$(RUN) -m fastliver.train
@@ -22,6 +22,13 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h csrc/cuda/*.cu tests/csrc/*.cpp
+
+# Ratios to stock PyTorch, pydicom, MONAI and torchmetrics on this machine, under ten minutes on two cores; real CT is
+# read if FASTLIVER_REAL_DATA names its folder.
+bench: $(VENV)/.dev
+	$(RUN) -m benchmarks.decode
+	$(RUN) -m benchmarks.train_step
+	$(RUN) -m pytest benchmarks/test_overlap.py --benchmark-group-by=param:shape --benchmark-columns=min,median
 
 # Ten steps of the paper's EssNet on a GPU (docs/profiling.md); for other data or networks give PROFILED other options.
 PROFILED ?= --image-size 256 --essnet-channels 64 --essnet-epochs 1 --stage essnet

@@ -41,7 +41,7 @@ class Bar:
         rate = (done - self.first) / max(now - self.started, 1e-9)
         left = f", {clock((self.total - done) / rate)} left" if rate > 0 and done < self.total else ""
         pace = f", {self.pace}" if self.pace else ""
-        self.console.print(f"{self.title} {done}/{self.total} {note}{left}{pace}")
+        self.console.print(f"{self.title} {done}/{self.total} {note}{left}{pace}", soft_wrap=True)
 
 
 @contextmanager

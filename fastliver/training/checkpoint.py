@@ -19,7 +19,7 @@ from torch import Tensor
 from fastliver.files import new_folder, write_file, write_json
 from fastliver.weights import FORMAT, Checkpoint, DamagedCheckpoint, canonical, digest, final
 
-__all__ = ["Checkpoint", "DamagedCheckpoint", "final", "latest", "save", "save_final"]
+__all__ = ["Checkpoint", "DamagedCheckpoint", "drop_steps", "final", "latest", "save", "save_final"]
 
 KEPT = 2
 """Checkpoints kept of a training: the last, and the one before in case the last is damaged."""
@@ -70,9 +70,14 @@ def save_final(folder: Path, weights: dict[str, Tensor], meta: dict[str, Any]) -
     """Write `folder/final` and remove the checkpoints that led to it; gives its path."""
     path = folder / "final"
     _write(path, weights, {}, meta)
+    drop_steps(folder)
+    return path
+
+
+def drop_steps(folder: Path) -> None:
+    """Remove the checkpoints that led to a finished training; a kill after its last write may have left some."""
     for old in _steps(folder):
         shutil.rmtree(old)
-    return path
 
 
 def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -231,6 +231,7 @@ class Run:
         """Train unless that was finished before; either way gives what it cost."""
         found = self.ranks.first(lambda: checkpoint.final(self.folder.checkpoints(job)))
         if found is not None:
+            self.ranks.only(lambda: checkpoint.drop_steps(self.folder.checkpoints(job)))
             self.console.print(f"{job}: trained before")
             return TrainingTime(found.meta["step"], found.meta["steps_per_epoch"], found.meta["seconds"])
         trainer = make()

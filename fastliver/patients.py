@@ -153,6 +153,12 @@ def work_through(
     if len(todo) < len(cases):
         console.print(f"{len(cases) - len(todo)} of {len(cases)} were finished before (--force makes them again)")
     failed: dict[str, InputError] = {}
+
+    def leave_out(case: Case, error: InputError) -> None:
+        failed[case.name] = error
+        if len(cases) > 1:
+            console.print(f"{case.name}: left out: {error}", soft_wrap=True)
+
     slices, began = 0, time.monotonic()
     for case, read in _reading_ahead(todo):
         try:
@@ -169,13 +175,11 @@ def work_through(
             slices += len(volume.image)
             console.print(f"{case.name}: {told}", soft_wrap=True)
         except InputError as error:
-            failed[case.name] = error
-            console.print(f"{case.name}: left out: {error}", soft_wrap=True)
+            leave_out(case, error)
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
-            failed[case.name] = InputError(f"{error.filename or 'a file'}: {error.strerror or error}")
-            console.print(f"{case.name}: left out: {failed[case.name]}", soft_wrap=True)
+            leave_out(case, InputError(f"{error.filename or 'a file'}: {error.strerror or error}"))
         except torch.OutOfMemoryError as error:
             raise RunError(f"{case.name}: the GPU's memory is too small; lower --batch, or use --device cpu") from error
     seconds = max(time.monotonic() - began, 1e-9)

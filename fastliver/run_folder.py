@@ -12,6 +12,13 @@ PACE = ("seconds", "step_seconds", "images_per_second", "memory_gib")
 """What a line of metrics.jsonl says about speed and memory; besides these, job, step and epoch it holds losses."""
 
 
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(path))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: no valid JSON object ({error}); delete it, and --resume makes it again") from error
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths inside `runs/<name>/`.
@@ -62,6 +69,10 @@ class RunFolder:
         """The SliceStore of synthetic MR made by `job`: `essnet`'s own, another network's beside it."""
         return self.root / ("synthetic" if job == "essnet" else f"synthetic-{job}")
 
+    def read_environment(self) -> dict[str, Any]:
+        """What the run was computed with; empty where that wasn't noted. Raises InputError where it is damaged."""
+        return _read_object(self.environment) if self.environment.exists() else {}
+
     def result(self, name: str) -> Path:
         """The JSON file of one result."""
         return self.root / "results" / f"{name}.json"
@@ -74,20 +85,30 @@ class RunFolder:
         write_json(self.result(name), value)
 
     def read_result(self, name: str) -> dict[str, Any] | None:
-        """The result, or None while it has not been written."""
+        """The result, or None while it has not been written; raises InputError where it is damaged."""
         path = self.result(name)
-        return read_json(path) if path.exists() else None
+        return _read_object(path) if path.exists() else None
 
     def read_results(self, prefix: str) -> list[dict[str, Any]]:
-        """All results whose name starts with `prefix`, in order of name."""
-        return [read_json(path) for path in sorted((self.root / "results").glob(f"{prefix}*.json"))]
+        """All results whose name starts with `prefix`, in order of name; raises InputError where one is damaged."""
+        return [_read_object(path) for path in sorted((self.root / "results").glob(f"{prefix}*.json"))]
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last line cut off by a kill is left out."""
+        """The lines of metrics.jsonl; a last line cut off by a kill is left out.
+
+        Raises:
+            InputError: where another line is damaged.
+        """
         if not self.metrics.exists():
             return []
         lines = self.metrics.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        found = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                found.append(json.loads(line))
+            except ValueError as error:
+                raise InputError(f"{self.metrics}: line {number} is no JSON ({error}); delete the line") from error
+        return found
 
     @staticmethod
     def open(root: Path) -> "RunFolder":

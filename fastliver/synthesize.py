@@ -140,19 +140,27 @@ class Synthesizer:
 
     def __call__(self, work: Work) -> str:
         """Synthesize one patient; returns what to tell the user."""
-        series = work.case.study.series
         if self.options.format == "dicom" and work.case.format != "dicom":
             raise InputError(
                 f"{work.volume.sources[0]}: is NIfTI, which has no study for a DICOM series to belong to; choose "
                 "--format nifti"
             )
         if work.volume.label is None and self.options.format == "nnunet":
-            raise InputError(f"{series}: has no label, which nnU-Net learns from; choose another --format")
+            raise InputError(
+                f"{work.volume.sources[0]}: this series has no label, which nnU-Net learns from; name a CHAOS or "
+                "nnU-Net folder that holds labels too, or choose another --format"
+            )
         if work.volume.label is None and self.options.min_dice is not None:
-            raise InputError(f"{series}: has no label that --min-dice could hold the synthetic MR against")
+            raise InputError(
+                f"{work.volume.sources[0]}: this series has no label that --min-dice could hold the synthetic MR "
+                "against; name a CHAOS or nnU-Net folder that holds labels too, or leave out --min-dice"
+            )
         result = self.synthesis(work)
         if not result.kept:
-            raise InputError(f"{series}: no slice reaches --min-dice {self.options.min_dice:g}")
+            raise InputError(
+                f"{work.volume.sources[0]}: no slice of this series reaches --min-dice {self.options.min_dice:g}; "
+                "lower it"
+            )
         if self.options.qa:
             write_file(self.out / "qa" / f"{work.case.name}.png", self.qa(result))
         where = {"dicom": self.dicom, "nifti": self.nifti, "nnunet": self.nnunet, "store": self.store}
@@ -282,7 +290,10 @@ def add_real(source: Source, out: Path, force: bool, console: Console) -> None:
     def copy(work: Work) -> str:
         volume = work.volume
         if volume.label is None:
-            raise InputError(f"{work.case.study.series}: has no label, which nnU-Net learns from")
+            raise InputError(
+                f"{volume.sources[0]}: this series has no label, which nnU-Net learns from; name labelled MR with "
+                "--with-real, or leave it out"
+            )
         return f"real MR to {nnunet.write_case(out, name(work.case), volume.image, volume.label, volume, 'real MR')}"
 
     def name(case: Case) -> str:

@@ -116,7 +116,7 @@ def _read_nifti(path: Path, modality: Modality) -> Volume:
 def _one_by_one(source: Source) -> list[Study]:
     """The studies of each folder inside, found alone; one that fails is a study without paths that can't be read."""
     home = chaos.modality_folder(source.path, source.modality) or source.path
-    if nifti.is_dataset(home):
+    if nifti.is_dataset(home) or chaos.is_patient(home):
         return []
     studies: list[Study] = []
     for folder in sorted(item for item in home.iterdir() if item.is_dir()):

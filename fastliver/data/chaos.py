@@ -26,12 +26,17 @@ SEQUENCE_FOLDERS: dict[Sequence, tuple[str, str]] = {
 
 def _patients(folder: Path) -> list[Path]:
     """Patient folders, in order of number; `folder` may be a patient itself."""
-    if _holds(folder, "DICOM_anon", "T1DUAL", "T2SPIR"):
+    if is_patient(folder):
         return [folder]
     folders = [item for item in folder.iterdir() if item.is_dir()]
     return sorted(
         folders, key=lambda item: (not item.name.isdigit(), int(item.name) if item.name.isdigit() else 0, item.name)
     )
+
+
+def is_patient(folder: Path) -> bool:
+    """Whether the folder is one patient's, or one sequence of theirs: images and masks belong together in it."""
+    return _holds(folder, "DICOM_anon", "T1DUAL", "T2SPIR")
 
 
 def _holds(folder: Path, *names: str) -> bool:

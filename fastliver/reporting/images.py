@@ -1,7 +1,9 @@
 """Figures made of images: synthesis, segmentation, ablation (the paper's Figures 7, 9, 11 and 12)."""
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
+from fastliver.errors import InputError
 from fastliver.reporting.picture import SKY, VERMILLION, YELLOW, Picture, new_figure
 from fastliver.reporting.results import SOURCES, Group, find, load_groups, shown
 from fastliver.run_folder import RunFolder
@@ -26,8 +29,11 @@ def _load(run: RunFolder, name: str) -> dict[str, Array] | None:
     path = run.arrays(name)
     if not path.exists():
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        return {key: arrays[key] for key in arrays.files}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except (ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: damaged ({error}); delete it, and the report leaves its pictures out") from error
 
 
 def _spread_rows(count: int) -> list[int]:

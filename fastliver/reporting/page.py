@@ -6,7 +6,6 @@ from html import escape
 from string import Template
 
 from fastliver import __version__
-from fastliver.files import read_json
 from fastliver.reporting.picture import Picture
 from fastliver.reporting.summary import QUESTION, Caveat, answer, caveats
 from fastliver.reporting.tables import Table
@@ -25,6 +24,9 @@ h2 { margin: 2.75rem 0 .75rem; padding-bottom: .3rem; border-bottom: 1px solid v
 p { margin: .5rem 0; max-width: 60rem; }
 header p, .note, figcaption, footer { color: var(--soft); font-size: .875rem; }
 a { color: var(--accent); }
+:focus-visible { outline: 3px solid var(--accent); outline-offset: 3px; }
+nav { margin: 1.5rem 0; font-size: .875rem; }
+nav ul { margin: 0; padding-left: 1.15rem; }
 .answer { margin: 1.5rem 0; padding: 1rem 1.25rem; border-left: 4px solid var(--accent); background: var(--panel); }
 .answer h2 { margin: 0; padding: 0; border: 0; font-size: 1rem; font-weight: 600; color: var(--soft); }
 .answer .short { margin: .15rem 0 .5rem; font-size: 1.3rem; font-weight: 650; }
@@ -35,10 +37,11 @@ a { color: var(--accent); }
 .caveats ul { margin: 0; padding-left: 1.15rem; }
 .scroll { overflow-x: auto; margin: 1.75rem 0 .25rem; }
 table { border-collapse: collapse; font-size: .8125rem; font-variant-numeric: tabular-nums; }
-caption { padding: 0 0 .5rem; text-align: left; font-size: 1rem; font-weight: 600; }
+caption { position: sticky; left: 0; max-width: calc(100vw - 2.5rem); padding: 0 0 .5rem; text-align: left;
+  font-size: 1rem; font-weight: 600; }
 th, td { padding: .35rem .5rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 thead th { vertical-align: bottom; white-space: normal; border-bottom: 2px solid var(--soft); font-weight: 600; }
-tbody th { font-weight: 500; }
+tbody th { position: sticky; left: 0; max-width: 40vw; background: var(--page); white-space: normal; font-weight: 500; }
 th:first-child, td:first-child { padding-left: 0; }
 .words { text-align: left; }
 figure { margin: 1.75rem 0; }
@@ -63,6 +66,9 @@ footer { margin-top: 3rem; padding-top: .75rem; border-top: 1px solid var(--line
   th, td { padding: .2rem .25rem; white-space: normal; }
   figure, table, .answer, .caveats { break-inside: avoid; }
   figure img { max-height: 20cm; }
+  nav { display: none; }
+  details::details-content { content-visibility: visible; }
+  pre { overflow: visible; white-space: pre-wrap; }
   h2 { break-after: avoid; }
 }
 """
@@ -131,7 +137,8 @@ def _table(table: Table) -> str:
         rows.append(f"<tr>{''.join(cells)}</tr>")
     body = "\n".join(rows)
     return (
-        f'<div class="scroll">\n<table>\n<caption>{escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n'
+        f'<div class="scroll" id="{table.name}-table" role="region" aria-label="{escape(table.title)}" tabindex="0">\n'
+        f"<table>\n<caption>{escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n"
         f'<tbody>\n{body}\n</tbody>\n</table>\n</div>\n<p class="note">{escape(table.note)}</p>'
     )
 
@@ -139,20 +146,36 @@ def _table(table: Table) -> str:
 def _figure(picture: Picture, png: bytes) -> str:
     data = base64.b64encode(png).decode()
     return (
-        f'<figure id="{picture.name}">\n<div class="card"><img alt="{escape(picture.alt)}" '
+        f'<figure id="{picture.name}-figure">\n<div class="card"><img alt="{escape(picture.alt)}" '
         f'src="data:image/png;base64,{data}"></div>\n'
         f"<figcaption><b>{escape(picture.title)}.</b> {escape(picture.caption)}</figcaption>\n</figure>"
     )
 
 
 def _section(title: str, parts: Sequence[str]) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>" if parts else ""
+    if not parts:
+        return ""
+    head = f'<section id="{title.lower()}" aria-label="{title}">\n<h2>{title}</h2>\n'
+    return head + "\n".join(parts) + "\n</section>"
+
+
+def _links(places: Mapping[str, str]) -> str:
+    return ", ".join(f'<a href="#{place}">{escape(title)}</a>' for place, title in places.items())
+
+
+def _contents(tables: Sequence[Table], pictures: Sequence[Picture], others: Mapping[str, str]) -> str:
+    """Links to all that follows, which on a telephone or with a screen reader is far below."""
+    groups = {
+        "Tables": {f"{table.name}-table": table.title for table in tables},
+        "Figures": {f"{picture.name}-figure": picture.title for picture in pictures},
+        "Also": others,
+    }
+    lines = [f"{name}: {_links(places)}" for name, places in groups.items() if places]
+    return f'<nav aria-label="Contents">\n{_list(lines)}\n</nav>'
 
 
 def _environment(run: RunFolder) -> dict[str, str]:
-    if not run.environment.exists():
-        return {}
-    return {str(key): str(value) for key, value in read_json(run.environment).items()}
+    return {key: str(value) for key, value in run.read_environment().items()}
 
 
 def _definitions(values: Mapping[str, str]) -> str:
@@ -173,19 +196,24 @@ def make_page(run: RunFolder, tables: Sequence[Table], pictures: Sequence[tuple[
     name = run.root.resolve().name
     settings = escape(run.config.read_text(encoding="utf-8"))
     config = f"<details>\n<summary>config.yaml</summary>\n<pre>{settings}</pre>\n</details>"
-    sections = [
+    sections = {
+        "Tables": [_table(table) for table in tables],
+        "Figures": [_figure(picture, png) for picture, png in pictures],
+        "Settings": [part for part in (_sources(run), config) if part],
+        "Environment": [_definitions(environment)] if environment else [],
+    }
+    others = {title.lower(): title for title in ("Settings", "Environment") if sections[title]}
+    parts = [
         _answer(run),
         _caveats(run),
-        _section("Tables", [_table(table) for table in tables]),
-        _section("Figures", [_figure(picture, png) for picture, png in pictures]),
-        _section("Settings", [part for part in (_sources(run), config) if part]),
-        _section("Environment", [_definitions(environment)] if environment else []),
+        _contents(tables, [picture for picture, _ in pictures], others),
+        *(_section(title, found) for title, found in sections.items()),
     ]
     about = [environment[key] for key in ("date", "device") if environment.get(key)]
     return PAGE.substitute(
         title=escape(f"Liver segmentation with synthetic MRI: {name}"),
         subtitle=escape(" · ".join(["EssNet + U-Net", *about])),
         style=STYLE,
-        body="\n".join(section for section in sections if section),
+        body="\n".join(part for part in parts if part),
         version=escape(__version__),
     )

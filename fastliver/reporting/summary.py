@@ -94,11 +94,15 @@ def answer(run: RunFolder) -> Answer:
 
 
 def caveats(run: RunFolder) -> list[Caveat]:
-    """What weakens the results: the split, too few patients, files that could not be read."""
+    """What weakens the results: U-Nets that learned nothing, the split, too few patients, files not read."""
     data = run.read_result("data")
     if data is None:
         return []
-    found = []
+    found = [
+        Caveat(f"{group.label}: a U-Net found no liver at all in the test slices, so it has learned nothing yet.")
+        for group in load_groups(run)
+        if 0.0 in group.scores("dice").values()
+    ]
     split = data["split"]
     if split["warning"]:
         found.append(Caveat(split["warning"]))

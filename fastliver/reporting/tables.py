@@ -229,7 +229,16 @@ def ablation_table(run: RunFolder) -> Table | None:
     return Table("ablation", "Ablation: without the segmentor (the paper's Table 5)", note, columns, tuple(rows))
 
 
-def _synthesis_cost(run: RunFolder, job: str) -> tuple[Cell, ...] | None:
+def _peaks(run: RunFolder) -> dict[str, float]:
+    """The most memory that each training logged, in GiB."""
+    found: dict[str, float] = {}
+    for line in run.read_metrics():
+        if is_number(line.get("memory_gib")):
+            found[line["job"]] = max(line["memory_gib"], found.get(line["job"], 0.0))
+    return found
+
+
+def _synthesis_cost(run: RunFolder, job: str, peaks: dict[str, float]) -> tuple[Cell, ...] | None:
     training, synthesis = run.read_result(f"train-{job}"), run.read_result(f"synthesis-{job}")
     if training is None:
         return None
@@ -244,11 +253,12 @@ def _synthesis_cost(run: RunFolder, job: str) -> tuple[Cell, ...] | None:
         Cell(f"{training['steps_per_epoch']:,} steps", (training["steps_per_epoch"], "steps")),
         _number(training["seconds_per_epoch"], 1),
         _number(training["seconds"] / 3600, 2),
+        _number(peaks.get(job), 2),
         _number(synthesis["images_per_second"] if synthesis else None, 2),
     )
 
 
-def _unet_cost(group: Group) -> tuple[Cell, ...]:
+def _unet_cost(group: Group, peaks: dict[str, float]) -> tuple[Cell, ...]:
     def mean(key: str) -> float | None:
         return _mean([run[key] for run in group.runs if is_number(run.get(key))])
 
@@ -262,6 +272,7 @@ def _unet_cost(group: Group) -> tuple[Cell, ...]:
         Cell(f"{images:,} images", (images, "images")),
         _number(mean("seconds_per_epoch"), 1),
         _number(None if seconds is None else seconds / 3600, 2),
+        _number(max((peaks[run["job"]] for run in group.runs if run["job"] in peaks), default=None), 2),
         _number(mean("images_per_second"), 2),
     )
 
@@ -275,6 +286,7 @@ def _paper_cost(name: str, cost: paper.Cost) -> tuple[Cell, ...]:
         Cell(f"{cost.images_per_epoch:,} images", (cost.images_per_epoch, "images")),
         _number(cost.seconds_per_epoch, 1),
         _number(cost.hours, 2),
+        _number(None),
         _number(cost.images_per_second, 2),
     )
 
@@ -282,8 +294,9 @@ def _paper_cost(name: str, cost: paper.Cost) -> tuple[Cell, ...]:
 def cost_table(run: RunFolder) -> Table | None:
     """The paper's Table 4: parameters, time to train, speed at work."""
     groups = load_groups(run)
-    networks = [row for job in ("essnet", "cyclegan") if (row := _synthesis_cost(run, job))]
-    unets = [_unet_cost(group) for group in (find(groups, "real"), shown(groups)) if group]
+    peaks = _peaks(run)
+    networks = [row for job in ("essnet", "cyclegan") if (row := _synthesis_cost(run, job, peaks))]
+    unets = [_unet_cost(group, peaks) for group in (find(groups, "real"), shown(groups)) if group]
     if not networks and not unets:
         return None
     columns = (
@@ -294,6 +307,7 @@ def cost_table(run: RunFolder) -> Table | None:
         Column("One epoch", ("epoch_size", "epoch_unit")),
         Column("Seconds per epoch", ("seconds_per_epoch",)),
         Column("Hours in all", ("hours",)),
+        Column("Peak memory, GiB", ("memory_gib",)),
         Column("Images per second", ("images_per_second",)),
     )
     rows: list[tuple[Cell, ...]] = []
@@ -303,8 +317,8 @@ def cost_table(run: RunFolder) -> Table | None:
         rows += [_paper_cost("U-Net, Combined (1064)", paper.UNET_COST), *unets]
     note = (
         f"The paper's times are from a {paper.DEVICE} and this run's from the device named; epochs differ in size, so "
-        "compare seconds per epoch with that in mind. Images per second is inference. The paper counts EssNet without "
-        "its segmentor."
+        "compare seconds per epoch with that in mind. Peak memory is what training's tensors took on a GPU, and the "
+        "whole process on a CPU. Images per second is inference. The paper counts EssNet without its segmentor."
     )
     return Table("cost", "Cost (the paper's Table 4)", note, columns, tuple(rows))
 
@@ -369,7 +383,11 @@ def quality_table(run: RunFolder) -> Table | None:
         limit = next(value["agreement"]["threshold"] for value in found.values() if value["agreement"])
         note += f" The filter would drop slices below a Dice of {limit:g}."
     networks = {result["network"] for result in run.read_results("features-")}
-    note += f" FID and KID on the features of {', '.join(sorted(networks))}." if networks else ""
+    note += (
+        f" FID and KID on the features of {', '.join(sorted(networks))}."
+        if networks
+        else " FID and KID were not measured; the report's --feature-network adds them."
+    )
     return Table("quality", "Synthetic MR beside real MR", note, columns, tuple(rows))
 
 

@@ -55,6 +55,15 @@ def test_a_bad_patient_fails_alone(phantom, tmp_path) -> None:
     assert cases[1].study.read().label is not None
 
 
+def test_one_patient_is_not_taken_apart(phantom, tmp_path) -> None:
+    """Its images alone would be read as a series without labels."""
+    first = find_cases(Source(phantom, "CT"))[0].study.paths[0].parents[1]
+    patient = Path(shutil.copytree(first, tmp_path / "patient"))
+    next((patient / "Ground").iterdir()).unlink()
+    with pytest.raises(InputError, match=r"patient/Ground: .* masks for"):
+        find_cases(Source(patient, "CT"))
+
+
 def test_patients_with_and_without_labels_side_by_side(phantom, tmp_path) -> None:
     tree = Path(shutil.copytree(phantom, tmp_path / "tree"))
     first = find_cases(Source(tree, "CT"))[0].study.paths[0].parents[1]

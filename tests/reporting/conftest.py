@@ -139,7 +139,8 @@ def write_run(root: Path, *, size: int = 48, slices: int = 3, steps: int = 400, 
         names = ["g_adv", "d1", "d2", "cycle_ct", "cycle_mr"] + (["seg"] if job == "essnet" else [])
         for step in range(0, steps * 10, 10):
             losses = {f"loss_{name}": float(np.exp(-step / 2000) + 0.3 * generator.random()) for name in names}
-            lines.append({"job": job, "step": step, "epoch": step // 350, "seconds": step / 30, **losses})
+            memory = {"memory_gib": 1.5 + 0.25 * (step == 20)} if job == "essnet" else {}
+            lines.append({"job": job, "step": step, "epoch": step // 350, "seconds": step / 30, **memory, **losses})
     for (network, arrangement), scores in DICE.items():
         for seed, dice in enumerate(scores[:seeds]):
             result = _unet(network, arrangement, seed, dice)

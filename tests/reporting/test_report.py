@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastliver.errors import InputError
 from fastliver.reporting import build_report
 from fastliver.reporting.figures import FIGURES, losses_picture, make_pictures
 from fastliver.reporting.images import AGREEMENT, EXTRA, MISSED, _overlay, _window
@@ -70,6 +71,23 @@ def test_page_stands_alone(built: RunFolder) -> None:
     without_images = re.sub(r"data:image/png;base64,[^\"]*", "", text)
     assert "http://" not in without_images and "https://" not in without_images
     assert "url(" not in without_images and "@import" not in without_images
+
+
+def test_page_can_be_used_without_a_mouse(built: RunFolder) -> None:
+    """Links lead somewhere; a table that scrolls takes the focus and has a name, cells have headers."""
+    text = built.report.read_text(encoding="utf-8")
+    page = Page(text)
+    places = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert len(places) == len(set(places))
+    assert len(links) == len(TABLES) + len(FIGURES) + 2
+    assert {link[1:] for link in links if link} <= set(places)
+    scrolled = [attributes for _, attributes in page.tags if attributes.get("class") == "scroll"]
+    assert len(scrolled) == len(TABLES)
+    assert all(box["tabindex"] == "0" and box["role"] == "region" and box["aria-label"] for box in scrolled)
+    assert all(attributes.get("scope") in ("row", "col") for tag, attributes in page.tags if tag == "th")
+    assert [tag for tag, _ in page.tags].count("caption") == len(TABLES)
+    assert ":focus-visible" in text
 
 
 def test_page_escapes_what_it_shows(built: RunFolder) -> None:
@@ -134,6 +152,23 @@ def test_a_bare_run_still_has_a_page(make_run: MakeRun) -> None:
     assert not any(path.exists() for path in stale)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("results/data.json", "{cut"),
+        ("results/unet-real-0-seed0.json", "[1]"),
+        ("environment.json", ""),
+        ("metrics.jsonl", '{"job": "essnet", "step": 1}\n{"job"\n'),
+        ("results/samples-essnet.npz", "PK cut"),
+    ],
+)
+def test_names_a_damaged_file(make_run: MakeRun, name: str, content: str) -> None:
+    run = make_run(size=24, slices=2, steps=20, seeds=1)
+    (run.root / name).write_text(content)
+    with pytest.raises(InputError, match=f"{name}: .*delete"):
+        build_report(run)
+
+
 def test_answer_by_interval(make_run: MakeRun) -> None:
     run = make_run(size=24, slices=2, steps=20)
     found = answer(run)
@@ -157,6 +192,15 @@ def test_answer_with_one_seed(make_run: MakeRun) -> None:
 def test_caveats(make_run: MakeRun) -> None:
     run = make_run(size=24, slices=2, steps=20, seeds=1)
     assert [caveat.items for caveat in caveats(run)] == [(), ("a<b>.dcm: no pixel data",)]
+    for name in ("unet-real-0-seed0", "unet-cyclegan-714-seed0"):
+        result = run.read_result(name)
+        assert result is not None
+        result["scores"]["dice"] = 0.0 if name == "unet-real-0-seed0" else 0.001
+        run.write_result(name, result)
+    assert caveats(run)[0].text.startswith("Real only (350): a U-Net found no liver")
+    assert [caveat.text for caveat in caveats(run)[1:]] == ["Tested on 2 patients: too few to speak for others.",
+                                                            "CT: 1 file was skipped."]  # fmt: skip
+    (run.root / "results" / "unet-real-0-seed0.json").unlink()
     data = run.read_result("data")
     assert data is not None
     data["split"] |= {"test_patients": list("abcde"), "warning": "Slices of one patient stand on both sides."}

@@ -124,6 +124,8 @@ def test_data_and_cost(make_run: MakeRun) -> None:
     essnet, unet = cost["EssNet"], cost["U-Net, Combined (1064)"]
     assert (essnet["parameters"], essnet["parameters_total"]) == ("28256644", "39625414")
     assert (essnet["hours"], essnet["images_per_second"], essnet["device"]) == ("0.35", "357.0", "NVIDIA H100")
+    assert essnet["memory_gib"] == "1.75", "the highest line, not the last"
+    assert unet["memory_gib"] == "", "a run that logged none"
     assert (unet["seconds_per_epoch"], unet["epoch_size"]) == ("11.0", "1064")  # seeds took 10, 11 and 12 s
     assert cost["U-Net, Combined (1064) in the paper"]["seconds_per_epoch"] == "80"
     assert cost["EssNet in the paper"]["device"] == "GeForce RTX 2060"

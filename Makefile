@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 
-.PHONY: demo test test-full lint bench profile-nsys profile-ncu clean
+.PHONY: demo test test-full lint docs bench profile-nsys profile-ncu clean
 
 demo: $(VENV)/.package
 	$(RUN) -m fastliver.train
@@ -29,6 +29,14 @@ bench: $(VENV)/.dev
 	$(RUN) -m benchmarks.decode
 	$(RUN) -m benchmarks.train_step
 	$(RUN) -m pytest benchmarks/test_overlap.py --benchmark-group-by=param:shape --benchmark-columns=min,median
+# The API reference, from the docstrings: docs/api/index.html. A package that names what is public (__all__) shows that
+# alone, so its further public modules are named here.
+API := inference models kernels kernels.reference metrics metrics.chaos metrics.components metrics.realism data training \
+	export reporting config patients run_folder
+
+docs: $(VENV)/.dev
+	rm -rf docs/api
+	$(RUN) -m pdoc --docformat google --no-show-source --output-directory docs/api $(addprefix fastliver.,$(API))
 
 # Ten steps of the paper's EssNet on a GPU (docs/profiling.md); for other data or networks give PROFILED other options.
 PROFILED ?= --image-size 256 --essnet-channels 64 --essnet-epochs 1 --stage essnet

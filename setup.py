@@ -255,6 +255,6 @@ setup(
     extras_require={
         "export": EXPORT,
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.8", "mypy>=1.13", "types-PyYAML", "clang-format>=18"],
+        "dev": [*TEST, "ruff>=0.8", "mypy>=1.13", "types-PyYAML", "clang-format>=18", "pdoc>=15"],
     },
 )

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from fastliver.metrics.chaos import VolumeScores, volume_scores
 from fastliver.metrics.components import fill_holes, largest_component
 from fastliver.training.progress import bar
 
+MODALITY = re.compile(r"(CT|MR)_")
 COLUMNS = {"dice": "DICE", "iou": "IoU", "ravd": "RAVD %", "assd": "ASSD mm", "mssd": "MSSD mm", "score": "score"}
 
 
@@ -67,12 +69,16 @@ def build_parser() -> ArgumentParser:
 def match(predicted: dict[str, Path], true: dict[str, Path]) -> list[tuple[str, Path, Path]]:
     """Cases of both sides by name; two single ones belong together whatever they are called.
 
+    Where one side says CT_ or MR_ before each name and the other never does, as `segment` and a CHAOS folder of one
+    modality do, that doesn't count.
+
     Raises:
         InputError: when a case stands on one side only.
     """
     if len(predicted) == len(true) == 1:
         (name, truth), (prediction,) = next(iter(true.items())), predicted.values()
         return [(name, prediction, truth)]
+    predicted, true = _without_modality(predicted, true), _without_modality(true, predicted)
     for here, there, side in ((true, predicted, "--pred"), (predicted, true, "--truth")):
         missing = sorted(here.keys() - there.keys())
         if missing:
@@ -81,6 +87,14 @@ def match(predicted: dict[str, Path], true: dict[str, Path]) -> list[tuple[str, 
                 f"{', '.join(missing[:5])}; add them"
             )
     return [(name, predicted[name], true[name]) for name in sorted(true)]
+
+
+def _without_modality(cases: dict[str, Path], others: dict[str, Path]) -> dict[str, Path]:
+    """The cases without the modality before their names, where all of them have the same and none of the others has."""
+    for modality in ("CT_", "MR_"):
+        if all(name.startswith(modality) for name in cases) and not any(MODALITY.match(name) for name in others):
+            return {name.removeprefix(modality): path for name, path in cases.items()}
+    return cases
 
 
 def as_row(scores: VolumeScores) -> dict[str, float]:

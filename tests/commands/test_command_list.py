@@ -11,7 +11,7 @@ from fastliver.errors import InputError
 from fastliver.export.__main__ import available
 from fastliver.inference import load
 
-EXPECTED = {"evaluate", "export", "info", "segment", "synthesize", "train"}
+EXPECTED = {"evaluate", "export", "info", "report", "segment", "synthesize", "train"}
 
 
 def test_lists_every_command(train) -> None:

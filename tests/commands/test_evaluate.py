@@ -86,6 +86,19 @@ def test_two_single_files_belong_together_whatever_their_names(evaluate, tmp_pat
     assert "mean" not in out
 
 
+def test_what_segment_calls_mr_7_is_patient_7_of_a_chaos_folder(evaluate, tmp_path):
+    for name, mask in {"7": slab(2, 5), "10": slab(2, 6)}.items():
+        write(tmp_path / "masks" / f"MR_{name}.nii", slab(2, 6))
+        write(tmp_path / "Train_Sets" / "MR" / name / "T2SPIR" / "Ground", mask)
+    evaluate(tmp_path / "masks", tmp_path / "Train_Sets" / "MR", f"--csv={tmp_path / 'scores.csv'}").succeeded()
+    lines = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    assert {line["patient"]: float(line["dice"]) for line in lines} == pytest.approx({"10": 1, "7": 6 / 7})
+    # A CT isn't its MR namesake.
+    for name in ("7", "10"):
+        write(tmp_path / "ct" / f"CT_{name}.nii", slab(2, 6))
+    evaluate(tmp_path / "masks", tmp_path / "ct").refused("2 of 2 cases have no --pred: CT_10, CT_7")
+
+
 def test_folders_are_matched_by_name_and_written_in_full(evaluate, cases, tmp_path):
     paths = tmp_path / "new" / "scores.csv", tmp_path / "scores.json"
     out = evaluate(*cases, f"--csv={paths[0]}", f"--json={paths[1]}").succeeded()

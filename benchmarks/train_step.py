@@ -25,6 +25,7 @@ from benchmarks.stock import StockEssNet, StockUNet, copy_parameters
 from fastliver.config import TrainConfig
 from fastliver.data.batches import Slices
 from fastliver.training.memory import Workload, make_network, make_trainer
+from fastliver.training.memory_plan import release
 from fastliver.training.precision import REDUCED, Precision
 from fastliver.training.trainer import Execution
 
@@ -276,6 +277,7 @@ def main(arguments: list[str]) -> int:
         for case in cases(device):
             if options.only in (None, case.training):
                 report(case, measure(case, device, repeats), peaks, results)
+                release(device)
     print(f"written to {path}")
     return 0
 

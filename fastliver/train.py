@@ -125,7 +125,8 @@ def choose_device(name: str, ranks: Ranks) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     if ranks.alone:
-        return torch.device("cuda")
+        # With its number, which some of PyTorch's functions ask for.
+        return torch.device("cuda", torch.cuda.current_device())
     if ranks.local >= torch.cuda.device_count():
         raise InputError(
             f"--nproc-per-node: rank {ranks.rank} is number {ranks.local + 1} on its machine, where torch sees "

@@ -85,7 +85,8 @@ class Builder:
         plan, engine, ranks = self.plans.get(training), self.config.engine, self.ranks
         set_checkpoint_blocks(network, plan is not None and plan.checkpoint_blocks)
         precision = Precision.of(engine.precision if plan is None else plan.precision, ranks.device)
-        return Execution(precision, engine.graph, ranks.wrap, not ranks.alone, self.tell)
+        parallel = plan is None or plan.is_roomy
+        return Execution(precision, engine.graph, ranks.wrap, not ranks.alone, parallel, self.tell)
 
     def _seed_dropout(self, seed: int) -> None:
         """Let torch's random numbers, alike so far to give all ranks the same weights, go each rank's own way.

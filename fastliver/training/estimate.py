@@ -12,9 +12,10 @@ from fastliver.data.batches import Slices
 from fastliver.data.splits import synthetic_count
 from fastliver.errors import InputError
 from fastliver.training import checkpoint
+from fastliver.training.graph import WARM_UP
 from fastliver.training.jobs import synthesis_jobs, unet_jobs
 from fastliver.training.memory import Workload
-from fastliver.training.memory_plan import DeviceMemory, MemoryPlan, cap_allocators, plan_memory
+from fastliver.training.memory_plan import DeviceMemory, MemoryPlan, cap_allocators, plan_memory, release
 from fastliver.training.precision import Precision
 from fastliver.training.stages import Run
 from fastliver.training.trainer import Trainer
@@ -43,7 +44,10 @@ def _noise(count: int, size: int, device: torch.device) -> Slices:
 
 
 def seconds_per_step(trainer: Trainer, device: torch.device) -> float:
-    """Time steps for about two seconds, at least one; the first, which allocates, counts only if it is that long."""
+    """Time steps for about two seconds, at least one; the first, which allocates, counts only if it is that long.
+
+    On a GPU no step counts until kernels are compiled, algorithms searched and the graph is recorded.
+    """
 
     def timed() -> float:
         began = time.monotonic()
@@ -52,6 +56,9 @@ def seconds_per_step(trainer: Trainer, device: torch.device) -> float:
             torch.cuda.synchronize(device)
         return time.monotonic() - began
 
+    if device.type == "cuda":
+        for _ in range(WARM_UP + 1):
+            timed()
     first = timed()
     if first >= TIMED_SECONDS:
         return first
@@ -93,6 +100,7 @@ def _essnet_seconds(run: Run, size: int, device: torch.device) -> float:
         if left:
             noise = _noise(config.batch, size, device)
             total += left * seconds_per_step(run.builder.alone().essnet(job, noise, noise), device)
+            release(device)
     return total
 
 
@@ -106,7 +114,9 @@ def _unet_seconds(run: Run, size: int, device: torch.device) -> float:
         steps += _steps_left(run, job.name, -(-images // batch) * config.epochs)
     if not steps:
         return 0.0
-    return steps * seconds_per_step(run.builder.alone().unet(0, _noise(config.batch, size, device)), device)
+    seconds = steps * seconds_per_step(run.builder.alone().unet(0, _noise(config.batch, size, device)), device)
+    release(device)
+    return seconds
 
 
 def workloads(run: Run, stage: str) -> list[Workload]:

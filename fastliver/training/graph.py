@@ -8,6 +8,7 @@ one without. Not yet run on a GPU: recording and replay are tested on stand-ins.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -84,9 +85,25 @@ class CudaRecorder:
         return result
 
     def record(self, work: Callable[[], T]) -> T:
-        """Record `work` without running it; what it gives is filled by each `replay`."""
-        with torch.cuda.graph(self.graph, stream=self.stream):
-            return work()
+        """Record `work` without running it; what it gives is filled by each `replay`.
+
+        Raises:
+            RuntimeError: when it can't be recorded; it can be run as it is then.
+        """
+        current, pool = torch.cuda.current_stream(self.device), torch.cuda.graph_pool_handle()
+        number = current.device.index
+        generator = torch.cuda.default_generators[number]
+        random = generator.clone_state()
+        # Where CUDA breaks a recording off, PyTorch leaves stream, allocator and random numbers in the midst of it.
+        with torch.cuda.stream(current):
+            try:
+                with torch.cuda.graph(self.graph, pool=pool, stream=self.stream):
+                    return work()
+            except RuntimeError:
+                generator.graphsafe_set_state(random)
+                with suppress(RuntimeError):  # when it ended as it should, and only `work` failed
+                    torch._C._cuda_endAllocateToPool(number, pool)
+                raise
 
     def replay(self) -> None:
         """Run what was recorded."""
@@ -170,10 +187,11 @@ def step_graph(step: Callable[[], StepResult], optimizers: Iterable[Optimizer], 
 def branches(execution: Execution) -> Branches:
     """What runs a step's independent parts as its execution asks: beside each other in a graph on a wide GPU.
 
-    Without a graph the host can't launch them fast enough, and averaging gradients over ranks expects one stream.
+    Without a graph the host can't launch them fast enough, averaging gradients over ranks expects one stream, and where
+    memory is tight each stream's own pool of it is too much.
     """
     device = execution.precision.device
-    parallel = device.type == "cuda" and execution.graph != "off" and not execution.distributed
+    parallel = device.type == "cuda" and execution.graph != "off" and execution.parallel and not execution.distributed
     return Branches(device, parallel and Branches.pays(device))
 
 

@@ -4,9 +4,10 @@ The whole process counts: tensors as `memory` counts them, and what no tensor ho
 None of the allowances has been measured on a GPU yet; `python -m benchmarks.memory` there shows them beside the truth.
 """
 
+import gc
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -85,6 +86,7 @@ class MemoryPlan:
         resident: whether the slices lie on the device, not in pinned host memory.
         step: the tensors of a step.
         context: bytes of CUDA's context.
+        limit: bytes that it was made to fit, None for any number.
     """
 
     workload: Workload
@@ -93,11 +95,17 @@ class MemoryPlan:
     resident: bool
     step: StepMemory
     context: int
+    limit: int | None = None
 
     @property
     def total(self) -> int:
         """Bytes that the whole process takes at its peak."""
         return round(self.step.total * (1 + SPARE)) + WORKSPACE + LIBRARIES + self.context
+
+    @property
+    def is_roomy(self) -> bool:
+        """Whether twice as much would fit: streams side by side take memory of their own, which isn't estimated."""
+        return self.limit is None or 2 * self.total <= self.limit
 
     @property
     def slices_budget(self) -> int | None:
@@ -145,7 +153,7 @@ def plan_memory(workload: Workload, precisions: Sequence[str], limit: int, conte
         for checkpoint_blocks, resident in PLAIN_FIRST:
             plan = estimate_plan(workload, precision, checkpoint_blocks, resident, context)
             if plan.total <= limit:
-                return plan
+                return replace(plan, limit=limit)
             tried.append(plan)
     least = min(tried, key=lambda plan: plan.total)
     remedies = _remedies(workload, precisions[-1], limit, context)
@@ -209,3 +217,10 @@ def cap_allocators(limit: int, memory: DeviceMemory, device: torch.device) -> No
     if "cupy" in sys.modules:
         # Of the current device, which is the one that is trained on.
         sys.modules["cupy"].get_default_memory_pool().set_limit(size=LIBRARIES // 2)
+
+
+def release(device: torch.device) -> None:
+    """Give back what a training that is over held; a trainer and its graph hold each other until they are collected."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

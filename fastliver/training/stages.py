@@ -31,7 +31,7 @@ from fastliver.training.essnet import EssNetTrainer
 from fastliver.training.evaluation import dice_by_slice, score
 from fastliver.training.jobs import UNetJob, synthesis_jobs, unet_jobs
 from fastliver.training.loop import TrainingTime, train
-from fastliver.training.memory_plan import MemoryPlan
+from fastliver.training.memory_plan import MemoryPlan, release
 from fastliver.training.prepare import RunData
 from fastliver.training.profiling import span
 from fastliver.training.progress import bar
@@ -237,7 +237,10 @@ class Run:
         trainer = make()
         meta = {"job": job, **meta, "steps_per_epoch": trainer.steps_per_epoch}
         engine = self.config.engine
-        return train(trainer, self.folder, job, meta, engine, self.console, batch, self.ranks, self.signals)
+        times = train(trainer, self.folder, job, meta, engine, self.console, batch, self.ranks, self.signals)
+        del trainer
+        release(self.device)
+        return times
 
     def trained(self, job: str, stage: str) -> checkpoint.Checkpoint:
         """A finished training's checkpoint; raises InputError that names the stage to run where there is none."""

@@ -53,6 +53,7 @@ class Execution:
         wrap: makes of each phase (a module whose forward gives one loss of one optimizer) what is called in its place,
             such as DistributedDataParallel. It sees only the weights that the phase changes.
         distributed: whether `wrap` joins this process to others.
+        parallel: whether a step's independent parts may run beside each other, which takes more memory.
         tell: takes messages to the user.
     """
 
@@ -60,6 +61,7 @@ class Execution:
     graph: str = "off"
     wrap: Callable[[nn.Module], nn.Module] = lambda phase: phase
     distributed: bool = False
+    parallel: bool = True
     tell: Callable[[str], None] = print
 
 

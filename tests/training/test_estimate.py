@@ -1,6 +1,10 @@
 """What a run is told about memory before it begins, on a CPU and on a GPU that is only pretended."""
 
+import gc
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +14,14 @@ import torch
 from fastliver.byte_sizes import GIB
 from fastliver.config import EngineConfig, TrainConfig
 from fastliver.errors import InputError
-from fastliver.training import estimate, memory_plan
-from fastliver.training.estimate import memory_lines, plan_run, workloads
+from fastliver.train import choose_device
+from fastliver.training import estimate, memory_plan, stages
+from fastliver.training.distributed import Ranks
+from fastliver.training.estimate import memory_lines, plan_run, seconds_per_step, workloads
+from fastliver.training.loop import TrainingTime
 from fastliver.training.memory import StepMemory, Workload
 from fastliver.training.memory_plan import DeviceMemory
+from fastliver.training.stages import Run
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +106,75 @@ def test_automatic_precision_goes_lower_only_where_it_was_not_low_already(gpu, m
     device = torch.device("cuda")
     assert estimate._precisions("auto", device) == ["fp32", "fp16"]
     assert estimate._precisions("fp32", device) == ["fp32"]
+
+
+def test_the_gpu_that_is_chosen_has_its_number(monkeypatch):
+    """torch.cuda.set_per_process_memory_fraction refuses one without."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert choose_device("auto", Ranks()) == torch.device("cuda", 0)
+
+
+def test_no_step_of_a_gpus_start_is_timed(monkeypatch):
+    """Compiling kernels takes a minute, which no step takes again."""
+    clock = chain(*((start, start + 60) for start in (0, 100, 200, 300)), range(1000, 2000))
+    monkeypatch.setattr(estimate.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    trainer: Any = SimpleNamespace(step=lambda epoch, step: None)
+    assert seconds_per_step(trainer, torch.device("cuda")) == 1.0
+
+
+class Knotted:
+    """A trainer that holds itself, as one with a graph of its steps does."""
+
+    steps_per_epoch = 1
+
+    def __init__(self) -> None:
+        self.knot = self
+
+
+@pytest.fixture
+def _no_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_collector")
+def test_what_a_training_held_is_free_before_the_next(monkeypatch):
+    made: list[weakref.ref[Knotted]] = []
+
+    def make() -> Any:
+        trainer = Knotted()
+        made.append(weakref.ref(trainer))
+        return trainer
+
+    monkeypatch.setattr(stages, "train", lambda trainer, *rest: TrainingTime(1, 1, 1.0))
+    run: Any = SimpleNamespace(
+        ranks=SimpleNamespace(first=lambda work: None),
+        config=TrainConfig(),
+        folder=None,
+        console=None,
+        signals=None,
+        device=torch.device("cpu"),
+    )
+    assert Run._train(run, "essnet", {}, make, 1).steps == 1
+    assert made[0]() is None
+
+
+@pytest.mark.usefixtures("_no_collector")
+def test_what_an_estimate_held_is_free_before_the_training(monkeypatch):
+    made: list[weakref.ref[Knotted]] = []
+
+    def make(*arguments: Any) -> Any:
+        trainer = Knotted()
+        made.append(weakref.ref(trainer))
+        return trainer
+
+    run = _run()
+    builder = SimpleNamespace(essnet=make, unet=make)
+    run.ranks, run.builder = SimpleNamespace(count=1), SimpleNamespace(alone=lambda: builder)
+    monkeypatch.setattr(estimate, "_steps_left", lambda run, job, total: total)
+    monkeypatch.setattr(estimate, "seconds_per_step", lambda trainer, device: 1.0)
+    estimate.estimate(run, "all")
+    assert [held() for held in made] == [None, None]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastliver.errors import InputError
 from fastliver.training import graph
-from fastliver.training.graph import Branches, StepGraph, wants_graph
+from fastliver.training.graph import Branches, CudaRecorder, StepGraph, wants_graph
 from fastliver.training.precision import Precision
 from fastliver.training.trainer import Execution, StepResult
 
@@ -159,20 +159,21 @@ def test_a_graph_that_is_asked_for_without_a_gpu_is_an_error(make_unet):
 
 
 @pytest.mark.parametrize(
-    ("choice", "distributed", "processors", "parallel"),
+    ("choice", "distributed", "roomy", "processors", "parallel"),
     [
-        ("auto", False, 132, True),  # H200
-        ("auto", False, 30, False),  # RTX 2060
-        ("off", False, 132, False),
-        ("on", True, 132, False),
+        ("auto", False, True, 132, True),  # H200
+        ("auto", False, False, 132, False),
+        ("auto", False, True, 30, False),  # RTX 2060
+        ("off", False, True, 132, False),
+        ("on", True, True, 132, False),
     ],
 )
 def test_branches_run_beside_each_other_in_a_graph_on_a_wide_gpu(
-    choice, distributed, processors, parallel, monkeypatch
+    choice, distributed, roomy, processors, parallel, monkeypatch
 ):
     properties = SimpleNamespace(multi_processor_count=processors)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    execution = Execution(Precision("fp32", CUDA), choice, distributed=distributed, tell=lambda message: None)
+    execution = Execution(Precision("fp32", CUDA), choice, distributed=distributed, parallel=roomy)
     assert graph.branches(execution).parallel is parallel
 
 
@@ -182,13 +183,16 @@ class FakeStreams:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log: list[str] = []
         self.made = 0
-        self.current = self.stream("main")
+        self.current: Any = self.stream("main")
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.current)
         monkeypatch.setattr(torch.cuda, "Stream", lambda device: self._new())
         monkeypatch.setattr(torch.cuda, "stream", self._enter)
 
     def stream(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(name=name, wait_stream=lambda other: self.log.append(f"{name} waits for {other.name}"))
+        device = torch.device("cuda", 0)
+        return SimpleNamespace(
+            name=name, device=device, wait_stream=lambda other: self.log.append(f"{name} waits for {other.name}")
+        )
 
     def _new(self) -> SimpleNamespace:
         self.made += 1
@@ -197,8 +201,10 @@ class FakeStreams:
     @contextmanager
     def _enter(self, stream: SimpleNamespace) -> Any:
         before, self.current = self.current, stream
-        yield
-        self.current = before
+        try:
+            yield
+        finally:
+            self.current = before
 
 
 def test_parallel_branches_wait_for_what_came_before_and_are_waited_for(monkeypatch):
@@ -237,3 +243,42 @@ def test_a_step_gives_every_network_a_stream_of_its_own(make_essnet, monkeypatch
     assert {name: len(streams) for name, streams in used.items()} == dict.fromkeys(("g1", "g2", "s", "d1", "d2"), 1)
     assert len(set.union(*used.values())) == 5
     assert torch.equal(parallel.values(), make_essnet().step(0, 0).values())
+
+
+@pytest.mark.parametrize("broken_off", [True, False])
+def test_a_recording_that_fails_leaves_stream_allocator_and_random_numbers_as_they_were(broken_off, monkeypatch):
+    """What CUDA breaks off PyTorch doesn't end: its context manager keeps the stream, the allocator the pool."""
+    fake, log = FakeStreams(monkeypatch), []
+    main = fake.current
+
+    class FakeCapture:
+        def __init__(self, graph: Any, pool: str, stream: Any) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> None:
+            self.before, fake.current = fake.current, self.stream
+
+        def __exit__(self, *error: object) -> None:
+            if broken_off:
+                raise RuntimeError("invalidated")
+            fake.current = self.before
+
+    def end(device: int, pool: str) -> None:
+        log.append((device, pool))
+        if not broken_off:
+            raise RuntimeError("not currently recording")
+
+    random = SimpleNamespace(clone_state=lambda: "before", graphsafe_set_state=lambda state: log.append(state))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", FakeCapture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(torch.cuda, "default_generators", [random])
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
+
+    def work() -> None:
+        raise RuntimeError("not permitted")
+
+    with pytest.raises(RuntimeError, match="invalidated" if broken_off else "not permitted"):
+        CudaRecorder(CUDA).record(work)
+    assert fake.current is main
+    assert log == ["before", (0, "pool")]

@@ -145,6 +145,13 @@ def test_allocators_stop_at_what_is_left_beside_everything_else(monkeypatch):
     assert 0 < seen["cupy"] < LIBRARIES
 
 
+def test_streams_side_by_side_have_room_where_twice_the_estimate_fits():
+    total = estimate_plan(ESSNET, "fp32", False, True).total
+    assert estimate_plan(ESSNET, "fp32", False, True).is_roomy
+    assert plan_memory(ESSNET, ["fp32"], 2 * total).is_roomy
+    assert not plan_memory(ESSNET, ["fp32"], 2 * total - 1).is_roomy
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [("6GiB", 6 * 2**30), ("6gib", 6 * 2**30), ("5.5 GiB", 11 * 2**29), ("6144MiB", 6 * 2**30), ("6GB", 6 * 10**9),

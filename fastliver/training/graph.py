@@ -23,9 +23,6 @@ T = TypeVar("T")
 WARM_UP = 3
 """Steps before the recording."""
 
-WARM_UP_DISTRIBUTED = 11
-"""DistributedDataParallel rebuilds its buckets and times itself in its first ten backward passes."""
-
 WIDE_GPU = 64
 """Multiprocessors from which one 64x64x256 convolution (64 tiles of 128x128) leaves some without work."""
 
@@ -180,8 +177,7 @@ def step_graph(step: Callable[[], StepResult], optimizers: Iterable[Optimizer], 
     """
     device = execution.precision.device
     recorder = CudaRecorder(device) if wants_graph(execution) else None
-    warm_up = WARM_UP_DISTRIBUTED if execution.distributed else WARM_UP
-    return StepGraph(step, optimizers, recorder, warm_up, execution.graph == "on", execution.tell)
+    return StepGraph(step, optimizers, recorder, WARM_UP, execution.graph == "on", execution.tell)
 
 
 def branches(execution: Execution) -> Branches:
@@ -199,7 +195,7 @@ def wants_graph(execution: Execution) -> bool:
     """Whether steps are to be recorded; tells why not where that isn't obvious.
 
     Raises:
-        InputError: for "on" where there is no GPU.
+        InputError: for "on" where there is no GPU, or with several ranks.
     """
     device = execution.precision.device
     if execution.graph == "off":
@@ -208,7 +204,12 @@ def wants_graph(execution: Execution) -> bool:
         if execution.graph == "on":
             raise InputError(f"--graph=on: CUDA graphs need a GPU, and this run computes on {device.type}; use auto")
         return False
-    if execution.graph == "auto" and execution.distributed:
-        execution.tell("no CUDA graph: not tried yet with gradients averaged over ranks; --graph on tries it")
+    if execution.distributed:
+        # DistributedDataParallel keeps nodes of the stream that it was made on, which a recording on another can't hold.
+        if execution.graph == "on":
+            raise InputError(
+                "--graph=on: a graph can't hold the averaging of gradients over ranks yet; use auto or off"
+            )
+        execution.tell("no CUDA graph: it can't hold the averaging of gradients over ranks yet")
         return False
     return True

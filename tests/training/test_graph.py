@@ -135,7 +135,6 @@ def test_no_step_waits_for_the_device(kind, precision, make_essnet, make_unet, n
     [
         ("auto", CUDA, False, True),
         ("on", CUDA, False, True),
-        ("on", CUDA, True, True),
         ("auto", CUDA, True, False),
         ("off", CUDA, False, False),
         ("auto", CPU, False, False),
@@ -153,6 +152,11 @@ def test_when_steps_are_recorded_and_that_falling_back_is_told(choice, device, d
 def test_a_graph_that_is_asked_for_without_a_gpu_is_an_error(make_unet):
     with pytest.raises(InputError, match="--graph=on: CUDA graphs need a GPU, and this run computes on cpu; use auto"):
         make_unet(execution=Execution(Precision("fp32", CPU), "on"))
+
+
+def test_a_graph_that_is_asked_for_with_several_ranks_is_an_error():
+    with pytest.raises(InputError, match="--graph=on: .* over ranks yet; use auto or off"):
+        wants_graph(Execution(Precision("fp32", CUDA), "on", distributed=True))
 
 
 # Parallel branches

@@ -205,11 +205,9 @@ def wants_graph(execution: Execution) -> bool:
             raise InputError(f"--graph=on: CUDA graphs need a GPU, and this run computes on {device.type}; use auto")
         return False
     if execution.distributed:
-        # DistributedDataParallel keeps nodes of the stream that it was made on, which a recording on another can't hold.
+        # DistributedDataParallel keeps nodes of the stream that it was made on; a recording on another can't hold them.
         if execution.graph == "on":
-            raise InputError(
-                "--graph=on: a graph can't hold the averaging of gradients over ranks yet; use auto or off"
-            )
-        execution.tell("no CUDA graph: it can't hold the averaging of gradients over ranks yet")
+            raise InputError("--graph=on: a graph can't average gradients over ranks yet; use auto or off")
+        execution.tell("no CUDA graph: it can't average gradients over ranks yet")
         return False
     return True

@@ -58,7 +58,7 @@ def test_a_kill_costs_time_and_nothing_else(
         time.sleep(moment)
         if running.poll() is None:
             running.send(signal.SIGKILL)
-            assert running.wait().code == -signal.SIGKILL
+            assert running.wait().code in (-signal.SIGKILL, 0)  # it may have ended in this very moment
     if (run / "config.yaml").exists():
         train("--resume", run, small=False).succeeded()
     else:

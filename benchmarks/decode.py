@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
@@ -37,7 +38,7 @@ from fastliver.data.dali import BATCH, DaliGraphs, Encoding, Sample, dali_is_the
 from fastliver.data.intensity import IntensityRule
 from fastliver.data.phantom import PhantomSpec, write_phantom
 from fastliver.data.pipeline import Pipeline, PreparedStudy, Road
-from fastliver.data.series import SeriesPlan, plan_series
+from fastliver.data.series import plan_series, read_series
 from fastliver.data.slices import fit_of, raw_frame, window
 from fastliver.data.store import SliceStore, StoreWriter
 from fastliver.data.study import Study
@@ -100,13 +101,8 @@ def jpeg2000(paths: list[Path], folder: Path) -> list[Path]:
 
 def study(paths: list[Path]) -> Study:
     """The files as an unlabelled study."""
-
-    def plan() -> SeriesPlan:
-        return plan_series(paths, "CT", None, range(0), False)
-
-    def read() -> Any:
-        raise NotImplementedError
-
+    read = partial(read_series, paths, "CT", None, range(0), False)
+    plan = partial(plan_series, paths, "CT", None, range(0), False)
     return Study("CT", "patient", "series", tuple(paths), False, read, plan=plan)
 
 

@@ -15,7 +15,7 @@ from fastliver import __version__
 from fastliver.cli import run_command
 from fastliver.data.cases import Case, find_cases
 from fastliver.data.sources import Source
-from fastliver.data.store import StoreWriter
+from fastliver.data.store import StoreWriter, study_records
 from fastliver.errors import InputError, SomeFailed
 from fastliver.export import nnunet
 from fastliver.export.grey import to_stored
@@ -235,29 +235,8 @@ class Synthesizer:
         label = np.zeros(result.synthetic.shape, np.uint8) if result.label is None else result.label
         kept = result.kept
         self.writer.meta["labelled"] = self.writer.meta["labelled"] and result.label is not None
-        self.writer.add(
-            result.synthetic[kept],
-            label[kept],
-            {
-                "patient": study.patient,
-                "series": study.series,
-                "shape": list(volume.image.shape),
-                "source_affine": volume.affine.tolist(),
-                "affine": fit.affine(volume.affine).tolist(),
-                "scaled": list(fit.scaled),
-                "offset": list(fit.offset),
-            },
-            [
-                {
-                    "patient": study.patient,
-                    "slice": index,
-                    "z": round(float(volume.heights[index]), 4),
-                    "spacing": [round(value, 6) for value in volume.spacing],
-                    "source": str(volume.sources[index]),
-                }
-                for index in kept
-            ],
-        )
+        records = study_records(study, volume, volume.image.shape, fit, kept)
+        self.writer.add(result.synthetic[kept], label[kept], *records)
         return self.out
 
 

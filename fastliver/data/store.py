@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from fastliver.data.intensity import IntensityRule
 from fastliver.data.pipeline import Pipeline, PreparedStudy, Road
-from fastliver.data.study import Modality, Study
+from fastliver.data.resize import Fit
+from fastliver.data.study import Modality, Study, Volume
 from fastliver.errors import InputError
 from fastliver.files import new_folder, read_json, write_json
 
@@ -239,28 +240,45 @@ def build_store(
     return SliceStore.open(path)
 
 
-def _add_study(writer: StoreWriter, prepared: PreparedStudy) -> None:
-    study, fit = prepared.study, prepared.fit
-    writer.add(
-        prepared.images,
-        prepared.labels,
+def study_records(
+    study: Study,
+    series: Volume | PreparedStudy,
+    shape: tuple[int, ...],
+    fit: Fit,
+    numbers: Iterable[int],
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What a store says of a study, and of each of its slices that goes into it; see `StoreWriter.add`.
+
+    Args:
+        study: which.
+        series: its geometry and sources.
+        shape: (D, H, W) of the series.
+        fit: how its slices lie in the squares.
+        numbers: the slices that are kept, ascending.
+    """
+    about = {
+        "patient": study.patient,
+        "series": study.series,
+        "shape": list(shape),
+        "source_affine": series.affine.tolist(),
+        "affine": fit.affine(series.affine).tolist(),
+        "scaled": list(fit.scaled),
+        "offset": list(fit.offset),
+    }
+    slices = [
         {
             "patient": study.patient,
-            "series": study.series,
-            "shape": list(prepared.shape),
-            "source_affine": prepared.affine.tolist(),
-            "affine": fit.affine(prepared.affine).tolist(),
-            "scaled": list(fit.scaled),
-            "offset": list(fit.offset),
-        },
-        [
-            {
-                "patient": study.patient,
-                "slice": number,
-                "z": round(float(prepared.heights[number]), 4),
-                "spacing": [round(value, 6) for value in prepared.spacing],
-                "source": str(prepared.sources[number]),
-            }
-            for number in range(len(prepared.images))
-        ],
-    )
+            "slice": int(number),
+            "z": round(float(series.heights[number]), 4),
+            "spacing": [round(value, 6) for value in series.spacing],
+            "source": str(series.sources[number]),
+        }
+        for number in numbers
+    ]
+    return about, slices
+
+
+def _add_study(writer: StoreWriter, prepared: PreparedStudy) -> None:
+    numbers = range(len(prepared.images))
+    records = study_records(prepared.study, prepared, prepared.shape, prepared.fit, numbers)
+    writer.add(prepared.images, prepared.labels, *records)

@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
 
-.PHONY: demo test test-full lint docs bench profile-nsys profile-ncu clean
+.PHONY: demo test test-full lint docs bench bench-gpu bench-compare pages profile-nsys profile-ncu clean
 
 demo: $(VENV)/.package
 	$(RUN) -m fastliver.train
@@ -23,12 +23,27 @@ lint: $(VENV)/.dev
 	$(RUN) -m mypy
 	$(VENV)/bin/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h csrc/cuda/*.cu tests/csrc/*.cpp
 
-# Ratios to stock PyTorch, pydicom, MONAI and torchmetrics on this machine, under ten minutes on two cores; real CT is
-# read if FASTLIVER_REAL_DATA names its folder.
+# Ratios to stock PyTorch, pydicom, MONAI and torchmetrics on this machine, ten minutes on two cores; ONLY=<suite> runs
+# one (docs/benchmarks.md). Real CT is read if FASTLIVER_REAL_DATA names its folder.
 bench: $(VENV)/.dev
-	$(RUN) -m benchmarks.decode
-	$(RUN) -m benchmarks.train_step
-	$(RUN) -m pytest benchmarks/test_overlap.py --benchmark-group-by=param:shape --benchmark-columns=min,median
+	$(RUN) -m benchmarks $(if $(ONLY),--only $(ONLY))
+	$(MAKE) pages
+
+# The same and more on a GPU, nine minutes a suite at most.
+bench-gpu: $(VENV)/.dev
+	$(RUN) -m benchmarks --gpu $(if $(ONLY),--only $(ONLY))
+	$(MAKE) pages
+
+# These sources beside the revision BASE, suite by suite in turn.
+bench-compare: $(VENV)/.dev
+	$(if $(BASE),,$(error name a revision: make bench-compare BASE=<commit, tag or branch>))
+	$(RUN) -m benchmarks.compare $(BASE) $(if $(ONLY),--only $(ONLY))
+
+# The plots and tables of README and docs from the newest results.
+pages: $(VENV)/.dev
+	$(RUN) -m benchmarks.plot
+	$(RUN) -m benchmarks.pages
+
 # The API reference, from the docstrings: docs/api/index.html. A package that names what is public (__all__) shows that
 # alone, so its further public modules are named here.
 API := inference models kernels kernels.reference metrics metrics.chaos metrics.components metrics.realism data training \

@@ -25,7 +25,17 @@ from typing import Any
 from unittest import mock
 
 import fastliver.kernels
-from benchmarks.cases import CASES, DTYPES, LAYOUTS, Case, call, gradients, make_inputs, output_gradients, variants
+from benchmarks.operators import (
+    CASES,
+    DTYPES,
+    LAYOUTS,
+    OperatorCase,
+    call,
+    gradients,
+    make_inputs,
+    output_gradients,
+    variants,
+)
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 REPRESENTATIVE = ("input-pad", "block-first", "block-second", "up2", "patch4", "generator-gan", "discriminator-gan",
@@ -56,7 +66,7 @@ class Compiled:
     """A row of the report; `loads` counts the load instructions of a thread by their width in bytes."""
 
     kernel: str
-    case: Case
+    case: OperatorCase
     architecture: int
     registers: int
     stack: int
@@ -116,7 +126,7 @@ def _recording(launches: list[Launch]) -> Iterator[None]:
         yield
 
 
-def launches_of(case: Case) -> list[Launch]:
+def launches_of(case: OperatorCase) -> list[Launch]:
     """What a case launches, forward then backward."""
     launches: list[Launch] = []
     inputs = make_inputs(case)
@@ -177,7 +187,7 @@ def loads_by_width(ptx: str) -> dict[int, int]:
     return dict(Counter(int(vector or 1) * int(bits) // 8 for vector, bits in _LOAD.findall(ptx)))
 
 
-def report(cases: Iterable[Case], architectures: Iterable[int]) -> Iterator[Compiled]:
+def report(cases: Iterable[OperatorCase], architectures: Iterable[int]) -> Iterator[Compiled]:
     """Compile what the cases launch; a launch that repeats one before it (two losses of one kind) is left out."""
     architectures = tuple(architectures)
     for case in cases:

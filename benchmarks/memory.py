@@ -11,11 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Results, percentiles, results_folder, surroundings
+from benchmarks.measure import percentiles
+from benchmarks.suite import Sitting, Suite, table
 from fastliver.byte_sizes import GIB, format_bytes, parse_bytes
 from fastliver.config import TrainConfig
 from fastliver.training.memory import Workload, make_network, make_slices, make_trainer, set_checkpoint_blocks
@@ -27,6 +27,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 CHAOS = {"essnet": (2050, 350), "unet": (2400,)}
 """Slices of the paper's data set that each training draws from: CT and MR, MR and synthetic MR."""
 
+BATCHES = (1, 2, 4, 8)
 STEPS = 6
 """Steps of a measurement: those before a graph is recorded, the recording, and replays."""
 
@@ -52,14 +53,16 @@ class Case:
 
 
 def cases(limit: int) -> Iterator[Case]:
-    """Each training and precision: batch 1, the recipe's, and the largest that fits `limit` without and with saving."""
+    """Each training and precision, plain and saving memory: BATCHES and the largest batch, as far as `limit` allows."""
     for training, slices in CHAOS.items():
         workload = Workload(training, TrainConfig(), slices)
         for precision in PRECISIONS:
             for checkpoint_blocks, resident in ((False, True), (True, False)):
                 saving = {"checkpoint_blocks": checkpoint_blocks, "resident": resident}
                 most = largest_batch(workload, precision, limit, **saving)
-                for batch in sorted({1, workload.batch, most} - {0}):
+                for batch in sorted({*BATCHES, most} - {0}):
+                    if batch > most:
+                        break
                     yield Case(training, precision, batch, checkpoint_blocks, resident)
 
 
@@ -94,38 +97,39 @@ def _measure_alone(case: Case) -> dict[str, int]:
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
 
 
-def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=(__doc__ or "").split("\n")[0])
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", default="6GiB", help="what the largest batch has to fit")
-    parser.add_argument("--out", type=Path, help="default benchmarks/results/<device>/memory.csv, added to")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)  # one case, for the process that measures it
-    return parser.parse_args(arguments)
 
 
-def main(arguments: list[str]) -> int:
-    """Print and write the table."""
-    options = _options(arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if options.measure:
-        print(json.dumps(measure(Case(**json.loads(options.measure)), device)))
-        return 0
-    shared = surroundings(device)
-    path = options.out or results_folder(shared["device"]) / "memory.csv"
-    with Results(path, "memory", shared) as results:
-        for case in cases(parse_bytes(options.limit, "--limit")):
-            plan = estimate_plan(case.workload, case.precision, case.checkpoint_blocks, case.resident)
-            found = {"process_estimated": plan.total, "tensors_estimated": plan.step.total}
-            if device.type == "cuda":
-                found |= _measure_alone(case)
-            size = case.workload.config.data.image_size
-            columns = {"case": case.training, "shape": f"{case.batch}x1x{size}x{size}", "dtype": case.precision}
-            for metric, value in found.items():
-                results.add(metric, "GiB", percentiles([value / GIB]), provider="fastliver", mode=case.mode, **columns)
-            sizes = ", ".join(f"{metric.replace('_', ' ')} {format_bytes(value)}" for metric, value in found.items())
-            print(f"{case.training:7} {case.precision} batch {case.batch:2} {case.mode:34} {sizes}", flush=True)
-    print(f"written to {path}")
-    return 0
+def run(sitting: Sitting) -> None:
+    rows = []
+    for case in cases(parse_bytes(sitting.options.limit, "--limit")):
+        title = f"{case.training} {case.precision} batch {case.batch} {case.mode}"
+        if not sitting.takes(title):
+            continue
+        plan = estimate_plan(case.workload, case.precision, case.checkpoint_blocks, case.resident)
+        found = {"process_estimated": plan.total, "tensors_estimated": plan.step.total}
+        if sitting.device.type == "cuda":
+            found |= _measure_alone(case)
+        size = case.workload.config.data.image_size
+        columns = {"case": case.training, "shape": f"{case.batch}x1x{size}x{size}", "dtype": case.precision}
+        for metric, value in found.items():
+            sitting.results.add(
+                metric, "GiB", percentiles([value / GIB]), provider="fastliver", mode=case.mode, **columns
+            )
+        sizes = {metric.replace("_", " "): format_bytes(value) for metric, value in found.items()}
+        sitting.say(f"{title}: {', '.join(f'{metric} {size}' for metric, size in sizes.items())}")
+        rows.append((title, *sizes.values()))
+    if rows:
+        longest = max(rows, key=len)
+        head = ("case", "process, estimated", "tensors, estimated", "process", "reserved", "allocated")
+        sitting.say(table(head[: len(longest)], [(*row, *[""] * (len(longest) - len(row))) for row in rows]))
 
+
+SUITE = Suite("memory", __doc__, run, repeats=(1, 1), add_options=_add_options)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    if sys.argv[1:2] == ["--measure"]:  # one case, for the process that measures it
+        print(json.dumps(measure(Case(**json.loads(sys.argv[2])), torch.device("cuda", torch.cuda.current_device()))))
+    else:
+        sys.exit(SUITE.main(sys.argv[1:]))

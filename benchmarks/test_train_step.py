@@ -6,18 +6,12 @@ python -m pytest benchmarks/test_train_step.py --benchmark-group-by=param:case -
 from typing import Any
 
 import pytest
-import torch
 
-from benchmarks.train_step import WARM_UP, Case, Provider, cases, make_step, milliseconds, providers
+from benchmarks.pytest_cases import DEVICE, each, time_contestant
+from benchmarks.suite import Case, Contestant
+from benchmarks.train_step import cases
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-
-@pytest.mark.parametrize("case", cases(DEVICE), ids=lambda case: f"{case.training}-{case.shape}")
-@pytest.mark.parametrize("provider", providers(DEVICE), ids=lambda one: f"{one.name}-{one.precision}".replace(" ", "-"))
-def test_step(benchmark: Any, case: Case, provider: Provider) -> None:
-    step, _ = make_step(case, provider, DEVICE)
-    cuda = DEVICE.type == "cuda"
-    benchmark.pedantic(milliseconds, (step, DEVICE), rounds=20 if cuda else 3, warmup_rounds=WARM_UP if cuda else 1)
-    if benchmark.stats:
-        benchmark.extra_info["TFLOP_per_s"] = round(case.tflop / benchmark.stats.stats.min, 3)
+@pytest.mark.parametrize(("case", "contestant"), each(cases(DEVICE)))
+def test_step(benchmark: Any, case: Case, contestant: Contestant) -> None:
+    time_contestant(benchmark, case, contestant, rounds=20 if DEVICE.type == "cuda" else 3)

@@ -7,21 +7,19 @@ case start from the same weights and images, must give the same first losses, an
 slows down does so for all; they lie in memory together.
 """
 
-import argparse
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Results, percentiles, rates, results_folder, surroundings
+from benchmarks.measure import Work, by_turns, matrix_peak, percentiles, rates
 from benchmarks.stock import StockEssNet, StockUNet, copy_parameters
+from benchmarks.suite import Case, Contestant, Sitting, Suite
 from fastliver.config import TrainConfig
 from fastliver.data.batches import Slices
 from fastliver.training.memory import Workload, make_network, make_trainer
@@ -35,10 +33,15 @@ AGREEMENT = {"fp32": 1e-3, "tf32": 2e-2, "bf16": 5e-2, "fp16": 2e-2}
 """How far a provider's first losses may lie from those of stock fp32, relative to them."""
 WARM_UP = 6
 """Steps before the timed ones: more than a graph's recording takes."""
+TARGETS: dict[str, dict[tuple[str, str], float]] = {
+    "cpu": {("fastliver fp32", "stock fp32"): 1.4, ("fastliver bf16", "stock fp32"): 1.8},
+    "cuda": {("fastliver bf16", "stock fp32"): 6, ("fastliver bf16", "stock compiled bf16"): 1.25},
+}
+"""At the recipe's batch."""
 
 
 @dataclass(frozen=True)
-class Case:
+class Size:
     """A training at one size."""
 
     training: str
@@ -66,11 +69,11 @@ class Case:
         return Workload(self.training, config, (self.batch,) * (2 if self.training == "essnet" else 1))
 
 
-def cases(device: torch.device) -> list[Case]:
+def sizes(device: torch.device) -> list[Size]:
     """The paper's size at four batches on a GPU; one small size that a CPU steps through in half a second."""
     if device.type == "cuda":
-        return [Case(training, 256, batch) for training in TFLOP for batch in (1, 2, 4, 8)]
-    return [Case("essnet", 64, 1), Case("unet", 64, 2)]
+        return [Size(training, 256, batch) for batch in (1, 2, 4, 8) for training in TFLOP]
+    return [Size("essnet", 64, 1), Size("unet", 64, 2)]
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def providers(device: torch.device) -> list[Provider]:
     return kinds
 
 
-def noise(case: Case, device: torch.device) -> list[Slices]:
+def noise(case: Size, device: torch.device) -> list[Slices]:
     """Slices that stand in for real ones: time does not depend on what they show."""
     generator = torch.Generator().manual_seed(0)
     shape = (case.batch, 1, case.size, case.size)
@@ -131,156 +134,131 @@ def set_dropout(network: nn.Module, share: float) -> None:
             module.p = share
 
 
-Step = Callable[[], dict[str, Tensor]]
+Losses = dict[str, Tensor]
 
 
-def make_step(case: Case, provider: Provider, device: torch.device) -> tuple[Step, nn.Module]:
-    """A step of a provider, from the same start as every other's, and its network."""
-    workload = case.workload()
+@dataclass
+class Step:
+    """A provider's training step, and the network that it trains."""
+
+    take: Callable[[], Losses]
+    network: nn.Module
+
+    def __call__(self) -> Losses:
+        return self.take()
+
+
+def make_step(size: Size, provider: Provider, device: torch.device) -> Step:
+    """A step of a provider, from the same start as every other's."""
+    workload = size.workload()
     torch.manual_seed(0)
     network = make_network(workload).to(device)
-    slices = noise(case, device)
+    slices = noise(size, device)
     if provider.ours:
         trainer = make_trainer(workload, network, slices, Execution(Precision.of(provider.precision, device), "auto"))
-        return lambda: trainer.step(0, 0).losses, network
-    stock: Any = (StockEssNet() if case.training == "essnet" else StockUNet()).to(device)
+        return Step(lambda: trainer.step(0, 0).losses, network)
+    stock: Any = (StockEssNet() if size.training == "essnet" else StockUNet()).to(device)
     copy_parameters(network, stock)
     layout = torch.channels_last if provider.channels_last else torch.contiguous_format
     stock = stock.to(memory_format=layout)
     if provider.compiled:
-        for child in stock.children() if case.training == "essnet" else [stock]:
+        for child in stock.children() if size.training == "essnet" else [stock]:
             if any(True for _ in child.parameters()):
                 child.compile(mode="max-autotune-no-cudagraphs" if device.type == "cuda" else None)
     images = [held.images.float().contiguous(memory_format=layout) for held in slices]
     labels = slices[0].labels
-    given = (images[0], labels, images[1]) if case.training == "essnet" else (images[0], labels)
+    given = (images[0], labels, images[1]) if size.training == "essnet" else (images[0], labels)
 
-    def step() -> dict[str, Tensor]:
+    def take() -> Losses:
         reduced = REDUCED.get(provider.precision)
         with torch.autocast(device.type, reduced) if reduced else nullcontext():
             return stock.step(*given)
 
-    return step, stock
+    return Step(take, stock)
 
 
-def check(provider: Provider, losses: dict[str, float], expected: dict[str, float]) -> None:
-    """Raise RuntimeError unless a provider's first losses are stock fp32's."""
+def first_losses(step: Any) -> dict[str, float]:
+    """The losses of a step without dropout, which draws other numbers in each provider."""
+    set_dropout(step.network, 0.0)
+    losses = {name: float(value) for name, value in step().items()}
+    set_dropout(step.network, 0.5)
+    return losses
+
+
+def disagreement(losses: Mapping[str, float], expected: Mapping[str, float], precision: str) -> str:
+    """How first losses differ from stock fp32's by more than the precision explains; nothing if they don't."""
     for name, value in expected.items():
-        if not abs(losses[name] - value) <= AGREEMENT[provider.precision] * max(abs(value), 0.1):
-            raise RuntimeError(f"{provider.name} {provider.precision}: {name} is {losses[name]}, stock has {value}")
+        if not abs(losses[name] - value) <= AGREEMENT[precision] * max(abs(value), 0.1):
+            return f"has {losses[name]:.6g} as its first loss {name} where stock has {value:.6g}"
+    return ""
 
 
-def milliseconds(step: Callable[[], Any], device: torch.device) -> float:
-    """Time of one step, waited for."""
-    began = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return 1e3 * (time.perf_counter() - began)
+def case_of(size: Size, device: torch.device, kinds: Sequence[Provider]) -> Case:
+    """A size as a suite's case."""
+    contestants = tuple(Contestant(one.name, partial(make_step, size, one, device), one.precision) for one in kinds)
+    return Case(
+        size.training,
+        size.shape,
+        "fp32",
+        contestants,
+        size.tflop,
+        "TFLOP/s",
+        targets=TARGETS[device.type] if size.batch < 4 else {},
+    )
 
 
-def matrix_peak(precision: str, device: torch.device, size: int = 8192) -> float:
-    """TFLOP/s of one large matrix product: what steps are measured against."""
-    size = size if device.type == "cuda" else 1024
-    x = torch.randn(size, size, device=device, dtype=REDUCED.get(precision, torch.float32))
-    times = [milliseconds(partial(torch.mm, x, x), device) for _ in range(12)]
-    return 2 * size**3 / min(times) / 1e9
+def cases(device: torch.device) -> Iterator[Case]:
+    """Every size with every provider."""
+    return (case_of(size, device, providers(device)) for size in sizes(device))
 
 
-@dataclass
-class Measured:
-    """A provider at work."""
-
-    provider: Provider
-    step: Step
-    memory: float
-    times: list[float]
-
-
-def start(case: Case, device: torch.device, kinds: list[Provider]) -> list[Measured]:
-    """Make and warm up every provider of a case that fits in memory, and hold its first losses against stock's."""
-    running: list[Measured] = []
+def prepared(case: Case, sitting: Sitting) -> dict[str, Work]:
+    """The steps of those who fit in memory together and have stock's first losses, warmed up; notes their memory."""
+    device, cuda = sitting.device, sitting.device.type == "cuda"
     expected: dict[str, float] = {}
-    cuda = device.type == "cuda"
-    for provider in kinds:
+    works: dict[str, Work] = {}
+    for contestant in case.contestants:
         if cuda:
             torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device) if cuda else 0
         try:
-            step, network = make_step(case, provider, device)
-            set_dropout(network, 0.0)
-            losses = {name: float(value) for name, value in step().items()}
-            set_dropout(network, 0.5)
-            for _ in range(WARM_UP if cuda else 1):
+            step = contestant.make()
+            losses = first_losses(step)
+            for _ in range(WARM_UP if cuda else 0):
                 step()
         except torch.OutOfMemoryError:
-            print(f"{case.training} {case.shape}: {provider.name} {provider.precision} does not fit in memory")
+            sitting.say(f"{case.title}: {contestant.title} does not fit in memory")
             continue
         expected = expected or losses
-        check(provider, losses, expected)
-        memory = (torch.cuda.max_memory_allocated(device) - before) / 2**30 if cuda else 0.0
-        running.append(Measured(provider, step, memory, []))
-    return running
+        fault = disagreement(losses, expected, contestant.dtype)
+        if fault:
+            sitting.complain(f"{case.title}: {contestant.title} {fault}; not timed")
+            continue
+        if cuda:
+            peak = (torch.cuda.max_memory_allocated(device) - before) / 2**30
+            sitting.add(case, contestant, "peak memory", "GiB", (peak, peak, peak))
+        works[contestant.title] = step
+    return works
 
 
-def measure(case: Case, device: torch.device, repeats: int) -> list[Measured]:
-    """Time the providers of a case in turns."""
-    running = start(case, device, providers(device))
-    for _ in range(repeats):
-        for one in running:
-            one.times.append(milliseconds(one.step, device))
-    return running
+def run(sitting: Sitting) -> None:
+    device = sitting.device
+    kinds = providers(device)
+    peaks = {one.precision: matrix_peak(REDUCED.get(one.precision, torch.float32), device) for one in kinds}
+    sitting.say(", ".join(f"matrix product in {name}: {peak:.3g} TFLOP/s" for name, peak in peaks.items()))
+    for case in cases(device):
+        if not sitting.takes(case.title):
+            continue
+        seconds = by_turns(prepared(case, sitting), sitting.repeats, device)
+        sitting.record(case, seconds)
+        for contestant in case.contestants:
+            if contestant.title in seconds:
+                speed = rates(case.amount / peaks[contestant.dtype], percentiles(seconds[contestant.title]))
+                sitting.add(case, contestant, "share of matrix peak", "1", speed)
+        release(device)
 
 
-def report(case: Case, found: list[Measured], peaks: dict[str, float], results: Results) -> None:
-    """Print and write a case: ratios to stock first."""
-    base = percentiles(found[0].times)[1]
-    for one in found:
-        times = percentiles(one.times)
-        speed = rates(case.tflop * 1e3, times)
-        share = speed[1] / peaks[one.provider.precision]
-        columns = {
-            "case": case.training,
-            "provider": one.provider.name,
-            "mode": "full",
-            "shape": case.shape,
-            "dtype": one.provider.precision,
-        }
-        results.add("time", "ms", times, **columns)
-        results.add("ratio to stock", "x", rates(base, times), **columns)
-        results.add("work", "TFLOP/s", speed, **columns)
-        results.add("share of matrix peak", "1", (share, share, share), **columns)
-        if one.memory:
-            results.add("peak memory", "GiB", (one.memory,) * 3, **columns)
-        name = f"{case.training:6} {case.shape:14} {one.provider.name:29} {one.provider.precision}"
-        memory = f", {one.memory:.2f} GiB" if one.memory else ""
-        print(
-            f"{name}: {base / times[1]:5.2f}x stock, {times[1]:9.2f} ms, {speed[1]:7.2f} TFLOP/s, "
-            f"{share:4.0%} of matrix peak{memory}",
-            flush=True,
-        )
-
-
-def main(arguments: list[str]) -> int:
-    """Print and write the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--repeats", type=int, help="timed steps of each provider; default 30, on a CPU 5")
-    parser.add_argument("--only", choices=tuple(TFLOP), help="one training")
-    parser.add_argument("--out", type=Path, help="default benchmarks/results/<device>/train_step.csv, added to")
-    options = parser.parse_args(arguments)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    repeats = options.repeats or (30 if device.type == "cuda" else 5)
-    shared = surroundings(device)
-    path = options.out or results_folder(shared["device"]) / "train_step.csv"
-    peaks = {provider.precision: matrix_peak(provider.precision, device) for provider in providers(device)}
-    with Results(path, "train_step", shared) as results:
-        for case in cases(device):
-            if options.only in (None, case.training):
-                report(case, measure(case, device, repeats), peaks, results)
-                release(device)
-    print(f"written to {path}")
-    return 0
-
+SUITE = Suite("train_step", __doc__, run, repeats=(5, 30))
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(SUITE.main(sys.argv[1:]))

@@ -4,23 +4,23 @@ Files: `images.npy` (N, size, size) float16 in [-1, 1]; `labels.npy` (N, size, s
 slice; `store.json`, what the store was built from and how. docs/slice-store.md describes every field.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastliver.data.intensity import IntensityRule
-from fastliver.data.pipeline import Pipeline, PreparedStudy, Road
 from fastliver.data.resize import Fit
 from fastliver.data.study import Modality, Study, Volume
 from fastliver.errors import InputError
-from fastliver.files import new_folder, read_json, write_json
+from fastliver.files import read_json, write_json
+
+if TYPE_CHECKING:
+    # A store is opened without pydicom and the decoders, which the pipeline needs.
+    from fastliver.data.pipeline import PreparedStudy
 
 FORMAT = 1
 
@@ -177,72 +177,9 @@ class StoreWriter:
         write_json(self.folder / "store.json", {**self.meta, **meta})
 
 
-def inputs_hash(studies: Iterable[Study], rule: IntensityRule, size: int, skip_bad: bool) -> str:
-    """A digest of what a store depends on: the files by name, size and time of change, and the settings."""
-    digest = hashlib.sha256(json.dumps([FORMAT, asdict(rule), size, skip_bad]).encode())
-    for study in studies:
-        digest.update(json.dumps([study.patient, study.labelled, study.options]).encode())
-        for path in study.paths:
-            status = path.stat()
-            digest.update(json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns]).encode())
-    return digest.hexdigest()
-
-
-def build_store(
-    studies: Sequence[Study],
-    rule: IntensityRule,
-    size: int,
-    folder: Path,
-    skip_bad: bool = False,
-    on_study: Callable[[int, int, int], None] = lambda done, total, slices: None,
-    road: Road = "auto",
-) -> SliceStore:
-    """The store of these studies under `folder`: the one built before if nothing has changed since, else a new one.
-
-    Args:
-        studies: of one modality, all labelled or none.
-        rule: how grey values become [-1, 1].
-        size: side of the stored slices in pixels.
-        folder: stores live here, each named by modality and the digest of its inputs.
-        skip_bad: leave out what can't be read, and list it in `store.json` under "skipped".
-        on_study: called with the studies done, their number and the slices written; not for a store that was there.
-        road: how DICOM is read; what a store holds doesn't depend on it.
-
-    Raises:
-        InputError: from reading a study.
-    """
-    key = inputs_hash(studies, rule, size, skip_bad)
-    path = folder / f"{rule.modality.lower()}-{size}-{key[:12]}"
-    if path.exists():
-        store = SliceStore.open(path)
-        if store.meta.get("hash") == key:
-            return store
-    skipped: list[str] = []
-    notes: list[str] = []
-    pipeline = Pipeline(rule, size, road)
-    with new_folder(path) as temporary, closing(pipeline.prepare(studies)) as prepared:
-        writer = StoreWriter(temporary, rule.modality, size, rule, studies[0].labelled)
-        for number, outcome in enumerate(prepared):
-            if isinstance(outcome, PreparedStudy):
-                _add_study(writer, outcome)
-                skipped += outcome.skipped
-                notes += outcome.notes
-            elif skip_bad:
-                skipped.append(str(outcome))
-            else:
-                raise outcome
-            on_study(number + 1, len(studies), len(writer.entries))
-        if not writer.entries:
-            raise InputError(
-                f"{studies[0].series}: none of the {len(studies)} studies could be read; the first: {skipped[0]}"
-            )
-        writer.finish(hash=key, skipped=skipped, notes=notes)
-    return SliceStore.open(path)
-
-
 def study_records(
     study: Study,
-    series: Volume | PreparedStudy,
+    series: "Volume | PreparedStudy",
     shape: tuple[int, ...],
     fit: Fit,
     numbers: Iterable[int],
@@ -276,9 +213,3 @@ def study_records(
         for number in numbers
     ]
     return about, slices
-
-
-def _add_study(writer: StoreWriter, prepared: PreparedStudy) -> None:
-    numbers = range(len(prepared.images))
-    records = study_records(prepared.study, prepared, prepared.shape, prepared.fit, numbers)
-    writer.add(prepared.images, prepared.labels, *records)

@@ -14,7 +14,8 @@ from fastliver.config import TrainConfig
 from fastliver.data.intensity import IntensityRule
 from fastliver.data.sources import Source
 from fastliver.data.splits import PAPER_ALL, Split, split_by_patient, split_by_slice
-from fastliver.data.store import SliceStore, build_store
+from fastliver.data.store import SliceStore
+from fastliver.data.store_builder import build_store
 from fastliver.data.study import Modality
 from fastliver.errors import InputError
 from fastliver.training.progress import bar

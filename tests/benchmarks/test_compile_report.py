@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.cases import CASES, Case
 from benchmarks.compile_report import REPRESENTATIVE, WIDE_SHARE, Compiled, loads_by_width
+from benchmarks.operators import CASES, OperatorCase
 
 ROOT = Path(__file__).parents[2]
 KERNELS = {
@@ -112,7 +112,7 @@ def test_promises():
     wide = next(case for case in CASES if case.name == "stem")
     case = replace(wide, layout="channels_last", dtype=torch.bfloat16)
 
-    def row(stack: int, loads: dict[int, int], kernel: str = "apply_forward", of: Case = case) -> Compiled:
+    def row(stack: int, loads: dict[int, int], kernel: str = "apply_forward", of: OperatorCase = case) -> Compiled:
         return Compiled(kernel, of, 90, 64, stack, 0, loads)
 
     assert row(0, {16: 9, 4: 2}).broken() == ""

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-LIGHT = ("fastliver", "fastliver.kernels", "fastliver.models", "fastliver.training")
+LIGHT = ("fastliver", "fastliver.kernels", "fastliver.models", "fastliver.training.essnet",
+         "fastliver.training.unet", "fastliver.training.memory_plan")  # fmt: skip
 HEAVY = ("pydicom", "nibabel", "nvidia", "cupy", "highdicom", "scipy", "sklearn", "matplotlib", "tensorboard",
          "torch.utils.tensorboard", "rich", "jsonargparse", "yaml", "safetensors", "PIL")  # fmt: skip
 BLOCK = """

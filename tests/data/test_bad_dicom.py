@@ -13,7 +13,7 @@ from PIL import Image
 from fastliver.data.dicom import grid_of
 from fastliver.data.intensity import IntensityRule
 from fastliver.data.sources import Source
-from fastliver.data.store import build_store
+from fastliver.data.store_builder import build_store
 from fastliver.errors import InputError
 
 REMEDY = re.compile(r"\b(remove|add|copy|export|leave|complete|name|repair|put|move|check|take)\b")

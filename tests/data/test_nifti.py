@@ -10,7 +10,7 @@ import pytest
 
 from fastliver.data.intensity import IntensityRule
 from fastliver.data.sources import Source
-from fastliver.data.store import build_store
+from fastliver.data.store_builder import build_store
 from fastliver.errors import InputError
 
 REMEDY = re.compile(r"\b(remove|add|copy|leave|repair|name|check|agree|convert|export|needs)\b")

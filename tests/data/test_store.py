@@ -12,7 +12,8 @@ from PIL import Image
 
 from fastliver.data.intensity import IntensityRule
 from fastliver.data.sources import Source
-from fastliver.data.store import SliceStore, build_store
+from fastliver.data.store import SliceStore
+from fastliver.data.store_builder import build_store
 
 CT, MR = IntensityRule("CT", -160, 240), IntensityRule("MR", 0.5, 99.5)
 

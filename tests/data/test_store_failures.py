@@ -11,7 +11,8 @@ import pytest
 
 from fastliver.data.intensity import IntensityRule
 from fastliver.data.sources import Source
-from fastliver.data.store import SliceStore, build_store
+from fastliver.data.store import SliceStore
+from fastliver.data.store_builder import build_store
 from fastliver.data.study import Study, Volume
 from fastliver.errors import InputError
 
@@ -23,7 +24,7 @@ import os, resource, signal, sys
 from pathlib import Path
 import numpy as np
 from fastliver.data.intensity import IntensityRule
-from fastliver.data.store import build_store
+from fastliver.data.store_builder import build_store
 from fastliver.data.study import Study, Volume
 
 folder, what = Path(sys.argv[1]), sys.argv[2]
@@ -112,7 +113,7 @@ def test_a_kill_between_studies_of_dicom_loses_nothing_else(phantom, tmp_path):
     before = build_store(Source(phantom, "MR").studies(), IntensityRule("MR", 0.5, 99.5), 32, tmp_path)
     program = (
         "import os, sys; from pathlib import Path; from fastliver.data.intensity import IntensityRule;"
-        "from fastliver.data.sources import Source; from fastliver.data.store import build_store;"
+        "from fastliver.data.sources import Source; from fastliver.data.store_builder import build_store;"
         "studies = Source(Path(sys.argv[1]), 'CT').studies(); rule = IntensityRule('CT', 0, 100);"
         "build_store(studies, rule, 32, Path(sys.argv[2]), on_study=lambda *counts: os.kill(os.getpid(), 9))"
     )

@@ -16,7 +16,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
 FOREIGN = {
     *("--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--max-restarts"),  # torchrun
     "--logdir",  # tensorboard
-    "--repeats-check",  # benchmarks.kernels
+    *("--repeats-check", "--minutes"),  # benchmarks
     "--completion",  # fastliver itself
 }
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -10,7 +10,7 @@ from torch._subclasses import FakeTensorMode
 
 import fastliver.models.discriminator
 import fastliver.models.generator
-from benchmarks.cases import CASES, NORMS, bytes_moved, call, gradients, make_inputs, output_gradients, variants
+from benchmarks.operators import CASES, NORMS, bytes_moved, call, gradients, make_inputs, output_gradients, variants
 from fastliver.models import EssNet, PatchDiscriminator, ResNetGenerator, UNet
 
 

@@ -22,7 +22,7 @@ LOSS_SCALE = 1024.0
 
 
 @dataclass(frozen=True)
-class Case:
+class OperatorCase:
     """One operator at one shape, `calls` times in a pass of its network (a loss: in a training step).
 
     Args:
@@ -72,13 +72,13 @@ class Case:
         return f"{self.name} {self.layout}"
 
 
-def _norm(name: str, network: str, planes: tuple[int, int, int], calls: int = 1, **options: Any) -> Case:
+def _norm(name: str, network: str, planes: tuple[int, int, int], calls: int = 1, **options: Any) -> OperatorCase:
     shared = options.pop("shared", False)
-    return Case(name, network, NORMS[shared], (1, *planes), calls, **options)
+    return OperatorCase(name, network, NORMS[shared], (1, *planes), calls, **options)
 
 
 CASES = (
-    Case("input-pad", "generator", "reflect_pad", (1, 1, 256, 256), pad=3),
+    OperatorCase("input-pad", "generator", "reflect_pad", (1, 1, 256, 256), pad=3),
     _norm("stem", "generator", (64, 256, 256), activation="relu"),
     _norm("down1-up1", "generator", (128, 128, 128), 2, activation="relu"),
     _norm("down2", "generator", (256, 64, 64), activation="relu", pad=1, shared=True),
@@ -89,13 +89,13 @@ CASES = (
     _norm("patch2", "discriminator", (128, 64, 64), activation="leaky_relu"),
     _norm("patch3", "discriminator", (256, 32, 32), activation="leaky_relu"),
     _norm("patch4", "discriminator", (512, 31, 31), activation="leaky_relu"),
-    Case("generator-gan", "essnet", "patch_adversarial_loss", (1, 1, 30, 30), 2),
-    Case("generator-gan-lsgan", "essnet", "patch_adversarial_loss", (1, 1, 30, 30), 2, mode="lsgan"),
-    Case("discriminator-gan", "essnet", "patch_discriminator_loss", (1, 1, 30, 30), 2),
-    Case("discriminator-gan-lsgan", "essnet", "patch_discriminator_loss", (1, 1, 30, 30), 2, mode="lsgan"),
-    Case("cycle", "essnet", "cycle_l1_loss", (1, 1, 256, 256), 2),
-    Case("segmentation", "essnet", "pixel_cross_entropy", (1, 2, 256, 256)),
-    Case("unet-loss", "unet", "binary_cross_entropy_with_logits", (2, 1, 256, 256)),
+    OperatorCase("generator-gan", "essnet", "patch_adversarial_loss", (1, 1, 30, 30), 2),
+    OperatorCase("generator-gan-lsgan", "essnet", "patch_adversarial_loss", (1, 1, 30, 30), 2, mode="lsgan"),
+    OperatorCase("discriminator-gan", "essnet", "patch_discriminator_loss", (1, 1, 30, 30), 2),
+    OperatorCase("discriminator-gan-lsgan", "essnet", "patch_discriminator_loss", (1, 1, 30, 30), 2, mode="lsgan"),
+    OperatorCase("cycle", "essnet", "cycle_l1_loss", (1, 1, 256, 256), 2),
+    OperatorCase("segmentation", "essnet", "pixel_cross_entropy", (1, 2, 256, 256)),
+    OperatorCase("unet-loss", "unet", "binary_cross_entropy_with_logits", (2, 1, 256, 256)),
 )
 """Contiguous and fp32 here; `variants` gives the rest."""
 
@@ -105,7 +105,7 @@ def variants(
     dtypes: Iterable[torch.dtype] = tuple(DTYPES.values()),
     batch: int = 1,
     only: str = "",
-) -> Iterator[Case]:
+) -> Iterator[OperatorCase]:
     """Every case in these layouts and dtypes, its batch times `batch`; tensors of one channel have a single layout.
 
     Args:
@@ -124,14 +124,14 @@ def variants(
                 yield replace(case, shape=(n * batch, c, h, w), layout=layout, dtype=dtype)
 
 
-def _random(case: Case, generator: torch.Generator, grow: int = 0) -> Tensor:
+def _random(case: OperatorCase, generator: torch.Generator, grow: int = 0) -> Tensor:
     n, c, h, w = case.shape
     x = torch.randn((n, c, h + 2 * grow, w + 2 * grow), generator=generator, device=generator.device)
     memory_format = torch.channels_last if case.layout == "channels_last" else torch.contiguous_format
     return x.to(dtype=case.dtype, memory_format=memory_format)
 
 
-def make_inputs(case: Case, device: str | torch.device = "cpu", seed: int = 0) -> tuple[Tensor, ...]:
+def make_inputs(case: OperatorCase, device: str | torch.device = "cpu", seed: int = 0) -> tuple[Tensor, ...]:
     """Arguments of a case, random; those that a training step differentiates require a gradient.
 
     The second one is a norm's residual, a discriminator's map of a generated image, the cycle's image or labels.
@@ -151,7 +151,7 @@ def make_inputs(case: Case, device: str | torch.device = "cpu", seed: int = 0) -
     return (first,)
 
 
-def call(case: Case, functions: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def call(case: OperatorCase, functions: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The outputs that the network reads, from the operator of this name among the attributes of `functions`."""
     operator = getattr(functions, case.operator)
     if case.operator in NORMS:
@@ -186,7 +186,7 @@ def gradients(
     return torch.autograd.grad(outputs, [x for x in inputs if x.requires_grad], incoming, retain_graph=True)
 
 
-def bytes_moved(case: Case, mode: str, least: bool = True) -> int:
+def bytes_moved(case: OperatorCase, mode: str, least: bool = True) -> int:
     """Bytes to and from device memory of a case (means, rstds and the sums of tiles are too few to count).
 
     Args:

@@ -1,0 +1,106 @@
+"""`python -m benchmarks`: every suite in turn, each in a process of its own, and then the ratios of all.
+
+On a CPU the suites take ten minutes together. `--gpu` is for a GPU: the same suites and those of memory and scaling,
+nine minutes each at most, so that each fits a short sitting; `--only` takes one.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from benchmarks.results import newest, read_rows, results_folder
+from benchmarks.suite import MINUTES, table
+
+GRACE = 60.0
+"""Seconds over its minutes after which a suite is ended; what it has written stays."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A suite of the list.
+
+    Attributes:
+        minutes: on a CPU; 0 where it is for a GPU, or for an evening.
+        needs: packages besides torch, triton and numpy.
+    """
+
+    minutes: float
+    needs: tuple[str, ...] = ()
+
+
+SUITES = {
+    "kernels": Entry(1.5),
+    "train_step": Entry(3.5),
+    "overlap": Entry(1),
+    "inference": Entry(1, ("safetensors",)),
+    "decode": Entry(2, ("pydicom",)),
+    "memory": Entry(0),
+    "scaling": Entry(0),
+}
+
+
+def run_suite(name: str, minutes: float, folder: Path) -> int:
+    """Run a suite; gives its exit status, 124 where it had to be ended."""
+    missing = [package for package in SUITES[name].needs if not find_spec(package)]
+    if missing:
+        print(f"{name}: left out, {', '.join(missing)} isn't installed")
+        return 0
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--minutes", f"{minutes:g}"]
+    try:
+        return subprocess.run([*command, "--out", str(folder / f"{name}.csv")], timeout=60 * minutes + GRACE).returncode
+    except subprocess.TimeoutExpired:
+        print(f"{name}: ended, it took over {minutes:g} minutes")
+        return 124
+
+
+def ratios(folder: Path, since: str) -> str:
+    """Every ratio that was written since a date, as a table."""
+    rows = [row for path in sorted(folder.glob("*.csv")) for row in read_rows(path) if row["date"] >= since]
+    found = [
+        (
+            *(row["suite"], f"{row['case']} {row['shape']}", row["mode"], f"{row['provider']} {row['dtype']}"),
+            *(row["metric"].removeprefix("speed vs "), f"{float(row['p50']):.2f}"),
+        )
+        for row in newest(rows)
+        if row["unit"] == "x"
+    ]
+    return table(("suite", "case", "mode", "this", "beside", "times as fast"), found)
+
+
+def main() -> int:
+    """Run them; 1 if one failed, 2 if there is no GPU though one was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").split(": ")[1])
+    parser.add_argument("--gpu", action="store_true", help="all suites, for a GPU")
+    parser.add_argument("--only", choices=tuple(SUITES), metavar="SUITE", help=", ".join(SUITES))
+    parser.add_argument(
+        "--minutes", type=float, help=f"of each suite; default {MINUTES:g} on a GPU, ten in all on a CPU"
+    )
+    parser.add_argument("--results", type=Path, help="folder for the CSV; default benchmarks/results/<device>")
+    options = parser.parse_args()
+    if options.gpu and not torch.cuda.is_available():
+        print("--gpu: torch sees no GPU; check the driver and that torch is a CUDA build, or leave --gpu out")
+        return 2
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folder = options.results or results_folder(device)
+    names = [options.only] if options.only else [name for name in SUITES if options.gpu or SUITES[name].minutes]
+    since = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+    failed = []
+    for name in names:
+        print(f"== {name}", flush=True)
+        usual = MINUTES if options.gpu else SUITES[name].minutes or MINUTES
+        if run_suite(name, options.minutes or usual, folder):
+            failed.append(name)
+    print(f"\n== ratios\n{ratios(folder, since)}")
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

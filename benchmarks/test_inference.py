@@ -1,0 +1,17 @@
+"""`benchmarks.inference` under pytest-benchmark.
+
+python -m pytest benchmarks/test_inference.py --benchmark-group-by=param:case --benchmark-columns=min,median
+"""
+
+from typing import Any
+
+import pytest
+
+from benchmarks.inference import cases
+from benchmarks.pytest_cases import DEVICE, each, time_contestant
+from benchmarks.suite import Case, Contestant
+
+
+@pytest.mark.parametrize(("case", "contestant"), each(cases(DEVICE)))
+def test_network(benchmark: Any, case: Case, contestant: Contestant) -> None:
+    time_contestant(benchmark, case, contestant)

@@ -1,0 +1,104 @@
+"""What all suites share: who is timed and how, what is written, what is left out, what is printed last."""
+
+import pytest
+
+from benchmarks import suite
+from benchmarks.results import COLUMNS
+from benchmarks.suite import Case, Contestant, Suite, table
+
+
+def _case(works=None, **options):
+    works = works or {"fastliver": lambda: None, "peer": lambda: None}
+    contestants = tuple(Contestant(name, lambda work=work: work) for name, work in works.items())
+    return Case("made up", "1x2", "fp32", contestants, **options)
+
+
+def test_contestants_take_turns_and_the_first_turn_does_not_count(sitting):
+    turns = []
+    works = {name: lambda name=name: turns.append(name) for name in ("fastliver", "peer")}
+    sitting(repeats=2).race(_case(works))
+    assert turns == ["fastliver", "peer"] * 3
+
+
+def test_rows_are_the_ratio_turn_by_turn_the_time_and_the_rate(sitting, read_rows):
+    case = _case(amount=6.0, unit="slices/s")
+    sitting().record(case, {"fastliver": [1.0, 2.0, 4.0], "peer": [3.0, 2.0, 4.0]})
+    rows = {(row["provider"], row["metric"]): row for row in read_rows()}
+    assert set(rows) == {
+        ("fastliver", "speed vs peer"),
+        ("fastliver", "time"),
+        ("fastliver", "rate"),
+        ("peer", "time"),
+        ("peer", "rate"),
+    }
+    # 3/1, 2/2 and 4/4: a machine that slows down in the third turn changes no ratio.
+    assert float(rows["fastliver", "speed vs peer"]["p50"]) == 1.0
+    assert float(rows["fastliver", "speed vs peer"]["p80"]) == pytest.approx(1 + 0.6 * 2)
+    assert (rows["fastliver", "time"]["p50"], rows["fastliver", "time"]["unit"]) == ("2000", "ms")
+    assert (rows["peer", "rate"]["p50"], rows["peer", "rate"]["unit"]) == ("2", "slices/s")
+    assert tuple(rows["peer", "rate"]) == COLUMNS
+    assert {(row["suite"], row["case"], row["shape"], row["dtype"], row["mode"]) for row in rows.values()} == {
+        ("suite", "made up", "1x2", "fp32", "full")
+    }
+
+
+def test_each_of_ours_is_held_against_each_peer_and_a_dtype_of_its_own_is_written(sitting, read_rows):
+    contestants = (
+        Contestant("stock", lambda: None, "fp32"),
+        Contestant("fastliver", lambda: None, "fp32"),
+        Contestant("fastliver", lambda: None, "bf16"),
+    )
+    case = Case("step", "1", "fp32", contestants)
+    sitting().record(case, {"stock fp32": [6.0], "fastliver fp32": [3.0], "fastliver bf16": [2.0]})
+    ratios = {row["dtype"]: float(row["p50"]) for row in read_rows() if row["metric"] == "speed vs stock fp32"}
+    assert ratios == {"fp32": 2.0, "bf16": 3.0}
+
+
+def test_who_does_it_wrong_is_not_timed_and_makes_the_exit_status_1(sitting, read_rows, capsys):
+    held = sitting()
+    held.race(_case(check=lambda works: {"peer": "is 3 off"}))
+    assert held.complaints == ["made up 1x2: peer is 3 off; not timed"]
+    assert {row["provider"] for row in read_rows()} == {"fastliver"}
+    assert "peer is 3 off" in capsys.readouterr().out
+
+
+def test_ratios_are_shown_before_times_with_what_was_wanted(sitting, capsys):
+    held = sitting()
+    case = _case(targets={("fastliver", "peer"): 1.5})
+    held.record(case, {"fastliver": [1.0], "peer": [2.0]})
+    capsys.readouterr()
+    held.show()
+    lines = capsys.readouterr().out.splitlines()
+    ratio = next(number for number, line in enumerate(lines) if "2.00" in line and line.endswith("1.5   "))
+    assert ratio < next(number for number, line in enumerate(lines) if "1000 ms" in line)
+
+
+def test_only_and_minutes_leave_cases_out_and_the_latter_says_so(sitting, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(suite.time, "monotonic", lambda: now[0])
+    held = sitting(only="a", minutes=1.0)
+    assert held.takes("a case")
+    assert not held.takes("other")
+    now[0] = 29.0  # the first took 29 s, so a second ends in time, and a third after it would not
+    assert held.takes("a case")
+    now[0] = 58.0
+    assert not held.takes("last case")
+    assert "last case: left out, the 1 minutes are over" in capsys.readouterr().out
+
+
+def test_a_suite_as_a_command(tmp_path, capsys):
+    out = tmp_path / "new" / "x.csv"
+
+    def run(sitting):
+        assert sitting.repeats == 3
+        sitting.race(_case())
+        sitting.complain("odd")
+
+    assert Suite("x", "`python -m x`: does x.", run, repeats=(3, 4)).main(["--out", str(out)]) == 1
+    printed = capsys.readouterr().out
+    assert printed.index("times as fast") < printed.index("median") < printed.index("wrong: odd")
+    assert out.exists()
+
+
+def test_columns_are_aligned():
+    assert table(("a", "long"), [("xyz", "1")]).splitlines() == ["a    long", "---  ----", "xyz  1   "]

@@ -8,7 +8,7 @@ from string import Template
 from fastliver import __version__
 from fastliver.reporting.picture import Picture
 from fastliver.reporting.summary import QUESTION, Caveat, answer, caveats
-from fastliver.reporting.tables import Table
+from fastliver.reporting.table import Table
 from fastliver.run_folder import RunFolder
 
 STYLE = """

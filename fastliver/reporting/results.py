@@ -60,6 +60,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def mean(values: Sequence[float]) -> float | None:
+    """The mean; None without any values."""
+    return sum(values) / len(values) if values else None
+
+
 def difference(group: Group, base: Group, key: str) -> Estimate | None:
     """How much higher `group` scores than `base`, paired by seed.
 

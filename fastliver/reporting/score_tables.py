@@ -18,7 +18,7 @@ from fastliver.reporting.table import (
 )
 from fastliver.run_folder import RunFolder
 
-_SCORES = (
+SCORES = (
     interval_column("Dice", "dice"),
     interval_column("Δ Dice", "dice_difference"),
     interval_column("IoU", "iou"),
@@ -27,7 +27,8 @@ _SCORES = (
 _PAPER_SCORES = (Column("Paper Dice", ("paper_dice",)), Column("Paper IoU", ("paper_iou",)))
 
 
-def _scores(group: Group, base: Group | None) -> Iterator[Cell]:
+def score_cells(group: Group, base: Group | None) -> Iterator[Cell]:
+    """The cells of SCORES; without a base, or for the base itself, the changes are blank."""
     for key in ("dice", "iou"):
         yield interval_cell(group.estimate(key))
         changed = None if base is None or base is group else difference(group, base, key)
@@ -39,7 +40,8 @@ def _paper_scores(group: Group) -> tuple[Cell, Cell]:
     return number_cell(theirs.dice if theirs else None), number_cell(theirs.iou if theirs else None)
 
 
-def _seeds_note(groups: list[Group]) -> str:
+def seeds_note(groups: list[Group]) -> str:
+    """What the intervals of these rows are."""
     if all(len(group.runs) == 1 for group in groups):
         return "One seed: no interval."
     return "Mean over seeds ± half the 95 % t-interval (none where there is one seed); Δ is paired by seed."
@@ -61,7 +63,7 @@ def segmentation_table(run: RunFolder) -> Table | None:
         Column("Training images", ("training_images",), numeric=False),
         Column("Synthetic", ("source", "arrangement", "real", "synthetic"), numeric=False),
         Column("Seeds", ("seeds",)),
-        *_SCORES,
+        *SCORES,
         Column("Dice per slice", ("dice_per_slice_mean", "dice_per_slice_std")),
         Column("Dice per patient", ("dice_per_patient_mean",)),
         Column("AUC", ("auc",)),
@@ -75,7 +77,7 @@ def segmentation_table(run: RunFolder) -> Table | None:
                 (group.source, group.arrangement, group.real, group.synthetic),
             ),
             count_cell(len(group.runs)),
-            *_scores(group, base),
+            *score_cells(group, base),
             spread_cell(group.mean("dice_per_slice_mean"), group.mean("dice_per_slice_std")),
             number_cell(mean(list(group.patients("dice_per_patient").values()))),
             number_cell(group.mean("auc")),
@@ -84,7 +86,7 @@ def segmentation_table(run: RunFolder) -> Table | None:
         for group in groups
     ]
     note = (
-        f"{_seeds_note(groups)} Dice and IoU are pooled over the pixels of all test slices with liver, Δ is against "
+        f"{seeds_note(groups)} Dice and IoU are pooled over the pixels of all test slices with liver, Δ is against "
         f"real only, per slice is mean ± standard deviation.{_fraction_note(groups)}"
     )
     return Table("segmentation", "Segmentation by training set (the paper's Table 3)", note, columns, tuple(rows))
@@ -102,7 +104,7 @@ def ablation_table(run: RunFolder) -> Table | None:
         Column("Training images", ("training_images",), numeric=False),
         Column("Synthetic by", ("source",), numeric=False),
         Column("Seeds", ("seeds",)),
-        *_SCORES,
+        *SCORES,
         *_PAPER_SCORES,
     )
     rows = [
@@ -110,10 +112,10 @@ def ablation_table(run: RunFolder) -> Table | None:
             text_cell(group.label),
             Cell(BLANK if group.source == "real" else SOURCES[group.source], (group.source,)),
             count_cell(len(group.runs)),
-            *_scores(group, base),
+            *score_cells(group, base),
             *_paper_scores(group),
         )
         for group in kept
     ]
-    note = f"CycleGAN is EssNet trained without its segmentor. {_seeds_note(kept)}"
+    note = f"CycleGAN is EssNet trained without its segmentor. {seeds_note(kept)}"
     return Table("ablation", "Ablation: without the segmentor (the paper's Table 5)", note, columns, tuple(rows))

@@ -2,6 +2,7 @@
 
 from fastliver.reporting import paper
 from fastliver.reporting.cost_table import cost_table
+from fastliver.reporting.learning_curve import learning_curve_table
 from fastliver.reporting.quality_table import quality_table
 from fastliver.reporting.score_tables import ablation_table, segmentation_table
 from fastliver.reporting.table import Column, Table, count_cell, text_cell
@@ -61,6 +62,7 @@ TABLES = {
     "data": data_table,
     "segmentation": segmentation_table,
     "ablation": ablation_table,
+    "learning_curve": learning_curve_table,
     "quality": quality_table,
     "cost": cost_table,
 }

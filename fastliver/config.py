@@ -46,6 +46,11 @@ class ExperimentConfig:
     arrangements: str = option(
         "all", "synthetic images beside the real ones, as in the paper: 0,354,714,1034,1487,2050 or all"
     )
+    labelled_patients: str = option(
+        "all",
+        "also train the U-Nets of each arrangement on the labels of only so many MR patients, such as 1,2,4,8: the "
+        "gain by number of labelled patients; all: none of these",
+    )
     ablation_arrangement: int = option(714, "the arrangement that the ablation compares", 1)
     seeds: int = option(1, "U-Net trainings per arrangement; 2 or more give an interval", 1)
     seed: int = option(0, "first seed of everything random", 0)
@@ -171,6 +176,11 @@ class TrainConfig:
         if self.experiment.ablation and not self.experiment.segmentor:
             raise InputError("--ablation trains EssNet with its segmentor and without: leave out --no-segmentor")
         self.synthetic_counts()
+        if self.patient_counts() and self.experiment.split == "paper":
+            raise InputError(
+                f"--labelled-patients={self.experiment.labelled_patients}: --split paper deals out slices, whoever's "
+                "they are; add --split patient, or leave the option out"
+            )
         self.engine.profile_steps()
         self.engine.memory_bytes()
 
@@ -189,16 +199,33 @@ class TrainConfig:
         """The arrangements as the paper's numbers of synthetic images, rising, each once."""
         if self.experiment.arrangements == "all":
             return PAPER_SYNTHETIC
-        try:
-            counts = {int(part) for part in self.experiment.arrangements.split(",")}
-        except ValueError:
-            counts = {-1}
-        if min(counts) < 0 or max(counts) > PAPER_SYNTHETIC[-1]:
+        counts = _numbers(self.experiment.arrangements)
+        if not counts or counts[0] < 0 or counts[-1] > PAPER_SYNTHETIC[-1]:
             raise InputError(
                 f"--arrangements={self.experiment.arrangements}: expected numbers from 0 to {PAPER_SYNTHETIC[-1]} "
                 "with commas between, such as 0,354,714, or all"
             )
-        return tuple(sorted(counts))
+        return counts
+
+    def patient_counts(self) -> tuple[int, ...]:
+        """Of how many MR patients U-Nets see the labels, rising, each once; all, of which one always does, left out."""
+        if self.experiment.labelled_patients == "all":
+            return ()
+        counts = _numbers(self.experiment.labelled_patients)
+        if not counts or counts[0] < 1:
+            raise InputError(
+                f"--labelled-patients={self.experiment.labelled_patients}: expected numbers from 1 with commas "
+                "between, such as 1,2,4,8, or all"
+            )
+        return counts
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """The whole numbers in a text such as "714,0,354", rising, each once; none if it is anything else."""
+    try:
+        return tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        return ()
 
 
 def sections() -> list[Any]:

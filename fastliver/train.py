@@ -34,7 +34,7 @@ from fastliver.training.stages import Run, check_stage, device_name, run_stages
 LONG_ON_CPU = 24 * 3600.0
 
 ADDITIVE = {
-    *("arrangements", "seeds", "ablation"),
+    *("arrangements", "labelled_patients", "seeds", "ablation"),
     *(
         "device",
         "reader",

@@ -87,6 +87,27 @@ def _check(split: Split, store: SliceStore) -> None:
             raise InputError(f"{store.path}: no {name} slices with liver after the split; add labelled MR patients")
 
 
+def patients_of(store: SliceStore, slices: NDArray[np.intp]) -> list[str]:
+    """Whose slices these are: each patient once, in the order of the slices."""
+    return list(dict.fromkeys(store.entries[number].patient for number in slices))
+
+
+def labelled_subset(store: SliceStore, train: NDArray[np.intp], patients: int | None, seed: int) -> NDArray[np.intp]:
+    """The slices of so many of the patients to learn from; more patients of the same seed contain the fewer.
+
+    Args:
+        store: of the MR.
+        train: numbers of the slices to learn from.
+        patients: how many of their patients to keep, at most as many as there are; None for all.
+        seed: decides which.
+    """
+    if patients is None:
+        return train
+    order = np.random.default_rng([seed, 4]).permutation(sorted(patients_of(store, train)))
+    chosen = set(order[:patients])
+    return np.array([number for number in train if store.entries[number].patient in chosen], np.intp)
+
+
 def synthetic_count(arrangement: int, available: int) -> int:
     """How many synthetic images an arrangement of the paper means here: the number, or the same fraction of fewer."""
     return arrangement if available >= PAPER_ALL else round(arrangement * available / PAPER_ALL)

@@ -18,6 +18,7 @@ GENERATORS = ("essnet", "cyclegan")
 """Trainings with a generator; the first one that a run has is used."""
 
 UNET = re.compile(r"unet-(?P<source>real|essnet|cyclegan)-(?P<arrangement>\d+)-seed(?P<seed>\d+)")
+"""U-Nets that segment; those of the learning curve, which saw fewer labels than there are, have other names."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from fastliver.run_folder import RunFolder
 
 __all__ = ["build_report", "print_tables"]
 
-ON_TERMINAL = ("segmentation", "ablation")
+ON_TERMINAL = ("segmentation", "ablation", "learning_curve")
 
 
 def build_report(run: RunFolder) -> Path:

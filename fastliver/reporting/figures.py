@@ -18,7 +18,19 @@ from fastliver.reporting.images import (
     segmentation_picture,
     synthesis_picture,
 )
-from fastliver.reporting.picture import BLACK, BLUE, GREY, STYLE, VERMILLION, Picture, group_styles, new_figure
+from fastliver.reporting.learning_curve import learning_curve_picture
+from fastliver.reporting.picture import (
+    BLACK,
+    BLUE,
+    GREY,
+    STYLE,
+    VERMILLION,
+    Picture,
+    dots,
+    group_styles,
+    new_figure,
+    seed_dots,
+)
 from fastliver.reporting.results import Estimate, Group, difference, find, is_number, load_groups, shown
 from fastliver.run_folder import PACE, RunFolder
 
@@ -96,17 +108,17 @@ def _panel(ax: Axes, title: str) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
-def _unet_losses(ax: Axes, curves: dict[str, Curve], groups: list[Group]) -> None:
-    """All U-Nets in one panel: seeds share a colour and one line of the legend."""
+def _unet_losses(ax: Axes, curves: dict[str, Curve], groups: list[Group], finished: set[str]) -> None:
+    """The U-Nets on all labels and those in training in one panel: seeds share a colour and one line of the legend."""
     _panel(ax, "U-Net")
     ax.set_yscale("log")
     styles = group_styles(groups)
-    finished = {result["job"]: styles[group.source, group.arrangement] for group in groups for result in group.runs}
+    drawn = {result["job"]: styles[group.source, group.arrangement] for group in groups for result in group.runs}
     # A U-Net still in training has losses and no result yet.
     training: dict[str, dict[str, Any]] = {
-        job: {"color": GREY, "linestyle": ":", "label": job} for job in sorted(curves.keys() - finished.keys())
+        job: {"color": GREY, "linestyle": ":", "label": job} for job in sorted(curves.keys() - finished)
     }
-    for job, style in (finished | training).items():
+    for job, style in (drawn | training).items():
         if job in curves:
             ax.plot(*curves[job], linewidth=1.0, **style)
     lines, labels = ax.get_legend_handles_labels()
@@ -119,7 +131,7 @@ def losses_picture(run: RunFolder) -> Picture | None:
     curves = _curves(run)
     networks = {job: curves[job] for job in NETWORK_STYLES if job in curves}
     names = list(dict.fromkeys(itertools.chain.from_iterable(networks.values())))
-    groups = load_groups(run)
+    groups, finished = load_groups(run), {result["job"] for result in run.read_results("unet-")}
     unets = {job: losses["loss"] for job, losses in curves.items() if job.startswith("unet-") and "loss" in losses}
     if not names and not unets:
         return None
@@ -135,20 +147,13 @@ def losses_picture(run: RunFolder) -> Picture | None:
         if place == 0:
             ax.legend()
     if unets:
-        _unet_losses(figure.add_subplot(grid[-1, :]), unets, groups)
+        _unet_losses(figure.add_subplot(grid[-1, :]), unets, groups, finished)
     caption = f"Losses by optimiser step; curves of more than {POINTS_DRAWN} points are averaged in blocks."
     alt = f"Panels of loss against step: {', '.join([*names, *(['U-Net'] if unets else [])])}."
     return Picture("losses", "Training losses", caption, alt, figure)
 
 
-def _dots(ax: Axes, points: list[tuple[int, Estimate]], shift: int = 0, **style: Any) -> None:
-    """Means joined by a line, with their intervals where there are any; `shift` keeps bars off each other."""
-    xs = [x + shift for x, _ in points]
-    halves = [value.half or math.nan for _, value in points]
-    ax.errorbar(xs, [value.mean for _, value in points], yerr=halves, capsize=3, markersize=5, linewidth=1.3, **style)
-
-
-def _by_arrangement(groups: list[Group], key: str, base: Group | None = None) -> list[tuple[int, Estimate]]:
+def _by_arrangement(groups: list[Group], key: str, base: Group | None = None) -> list[tuple[float, Estimate]]:
     values = ((g.arrangement, difference(g, base, key) if base else g.estimate(key)) for g in groups)
     return [(arrangement, value) for arrangement, value in values if value is not None]
 
@@ -173,24 +178,22 @@ def arrangements_picture(run: RunFolder) -> Picture | None:
         "shift": 35,
     }
 
-    _dots(left, _by_arrangement([base, *essnet], "dice"), **mine)
-    _dots(left, [(arrangement, Estimate(scores.dice)) for arrangement, scores in paper.SEGMENTATION.items()], **theirs)
+    dots(left, _by_arrangement([base, *essnet], "dice"), **mine)
+    dots(left, [(arrangement, Estimate(scores.dice)) for arrangement, scores in paper.SEGMENTATION.items()], **theirs)
     for group in (base, *essnet):
-        seeds = list(group.scores("dice").values())
-        if len(seeds) > 1:
-            left.plot([group.arrangement] * len(seeds), seeds, ".", color=BLACK, markersize=4, alpha=0.55, zorder=4)
+        seed_dots(left, group.arrangement, group)
     left.set_title("Pooled Dice")
 
     # Real only is the line at zero, by definition without an interval.
     zero = Estimate(0.0)
-    _dots(right, [(0, zero), *_by_arrangement(essnet, "dice", base)], **mine)
+    dots(right, [(0, zero), *_by_arrangement(essnet, "dice", base)], **mine)
     start = paper.SEGMENTATION[0].dice
-    _dots(right, [(count, Estimate(scores.dice - start)) for count, scores in paper.SEGMENTATION.items()], **theirs)
+    dots(right, [(count, Estimate(scores.dice - start)) for count, scores in paper.SEGMENTATION.items()], **theirs)
     right.axhline(0, color=BLACK, linewidth=0.8)
     right.set_title("Change in Dice against real only")
     if cyclegan:
-        _dots(left, _by_arrangement(cyclegan, "dice"), **other)
-        _dots(right, _by_arrangement(cyclegan, "dice", base), **other)
+        dots(left, _by_arrangement(cyclegan, "dice"), **other)
+        dots(right, _by_arrangement(cyclegan, "dice", base), **other)
 
     used = {group.arrangement: group.synthetic for group in groups}
     for ax in (left, right):
@@ -254,6 +257,7 @@ FIGURES = {
     "segmentation": segmentation_picture,
     "patients": patients_picture,
     "extremes": extremes_picture,
+    "learning_curve": learning_curve_picture,
     "arrangements": arrangements_picture,
     "roc": roc_picture,
     "ablation": ablation_picture,

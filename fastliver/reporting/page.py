@@ -6,9 +6,10 @@ from html import escape
 from string import Template
 
 from fastliver import __version__
+from fastliver.reporting import learning_curve
 from fastliver.reporting.picture import Picture
 from fastliver.reporting.summary import QUESTION, Caveat, answer, caveats
-from fastliver.reporting.tables import Table
+from fastliver.reporting.table import Table
 from fastliver.run_folder import RunFolder
 
 STYLE = """
@@ -155,7 +156,7 @@ def _figure(picture: Picture, png: bytes) -> str:
 def _section(title: str, parts: Sequence[str]) -> str:
     if not parts:
         return ""
-    head = f'<section id="{title.lower()}" aria-label="{title}">\n<h2>{title}</h2>\n'
+    head = f'<section id="{title.lower().replace(" ", "-")}" aria-label="{title}">\n<h2>{title}</h2>\n'
     return head + "\n".join(parts) + "\n</section>"
 
 
@@ -196,9 +197,13 @@ def make_page(run: RunFolder, tables: Sequence[Table], pictures: Sequence[tuple[
     name = run.root.resolve().name
     settings = escape(run.config.read_text(encoding="utf-8"))
     config = f"<details>\n<summary>config.yaml</summary>\n<pre>{settings}</pre>\n</details>"
+    shown_tables = {table.name: _table(table) for table in tables}
+    shown_pictures = {picture.name: _figure(picture, png) for picture, png in pictures}
+    curve = [shown.pop(learning_curve.NAME, "") for shown in (shown_pictures, shown_tables)]
     sections = {
-        "Tables": [_table(table) for table in tables],
-        "Figures": [_figure(picture, png) for picture, png in pictures],
+        "How many labelled patients": [part for part in curve if part],
+        "Tables": list(shown_tables.values()),
+        "Figures": list(shown_pictures.values()),
         "Settings": [part for part in (_sources(run), config) if part],
         "Environment": [_definitions(environment)] if environment else [],
     }

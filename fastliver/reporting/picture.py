@@ -1,14 +1,16 @@
 """What every figure shares: colours, type, and the way to PNG."""
 
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fastliver.reporting.results import SOURCES, Group
+from fastliver.reporting.results import SOURCES, Estimate, Group
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION = (
@@ -64,6 +66,20 @@ def png(figure: Figure) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
     return file.getvalue()
+
+
+def dots(ax: Axes, points: list[tuple[float, Estimate]], shift: float = 0, **style: Any) -> None:
+    """Means joined by a line, with their intervals where there are any; `shift` keeps bars off each other."""
+    xs = [x + shift for x, _ in points]
+    halves = [value.half or math.nan for _, value in points]
+    ax.errorbar(xs, [value.mean for _, value in points], yerr=halves, capsize=3, markersize=5, linewidth=1.3, **style)
+
+
+def seed_dots(ax: Axes, x: float, group: Group) -> None:
+    """The Dice of each seed as a dot above `x`, where there are several."""
+    seeds = list(group.scores("dice").values())
+    if len(seeds) > 1:
+        ax.plot([x] * len(seeds), seeds, ".", color=BLACK, markersize=4, alpha=0.55, zorder=4)
 
 
 def group_styles(groups: list[Group]) -> dict[tuple[str, int], dict[str, Any]]:

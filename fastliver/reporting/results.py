@@ -1,7 +1,7 @@
 """The U-Nets of a run, grouped by what they were trained on, and the statistics over their seeds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,16 @@ class Group:
     @property
     def real(self) -> int:
         return int(self.runs[0]["real"])
+
+    @property
+    def labelled(self) -> int:
+        """Of how many MR patients the U-Nets saw the labels."""
+        return len(self.runs[0]["labelled_patients"])
+
+    @property
+    def all_labelled(self) -> bool:
+        """Whether those were all patients that aren't tested on."""
+        return _all_labelled(self.runs[0])
 
     @property
     def synthetic(self) -> int:
@@ -60,6 +70,16 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def patient_count(number: int) -> str:
+    """So many patients, in words."""
+    return f"{number} {'patient' if number == 1 else 'patients'}"
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean; None without any values."""
+    return sum(values) / len(values) if values else None
+
+
 def difference(group: Group, base: Group, key: str) -> Estimate | None:
     """How much higher `group` scores than `base`, paired by seed.
 
@@ -75,9 +95,32 @@ def difference(group: Group, base: Group, key: str) -> Estimate | None:
 
 
 def load_groups(run: RunFolder) -> list[Group]:
-    """The U-Nets in the folder: real only first, then by arrangement."""
-    found: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    """The U-Nets that learned from all labelled patients: real only first, then by arrangement."""
+    return _group(result for result in run.read_results("unet-") if _all_labelled(result))
+
+
+def load_curve(run: RunFolder) -> list[Group]:
+    """The learning curve: the U-Nets by the number of labelled patients, and then as in `load_groups`.
+
+    At its end are those of the same training sets that learned from all patients; without a U-Net that learned from
+    fewer it is empty.
+    """
+    fewer: dict[int, list[dict[str, Any]]] = {}
     for result in run.read_results("unet-"):
+        if not _all_labelled(result):
+            fewer.setdefault(len(result["labelled_patients"]), []).append(result)
+    curve = [group for count in sorted(fewer) for group in _group(fewer[count])]
+    kinds = {(group.source, group.arrangement) for group in curve}
+    return curve + [group for group in load_groups(run) if (group.source, group.arrangement) in kinds]
+
+
+def _all_labelled(result: dict[str, Any]) -> bool:
+    return bool(result.get("all_labelled", True))
+
+
+def _group(results: Iterable[dict[str, Any]]) -> list[Group]:
+    found: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for result in results:
         found.setdefault((result["arrangement"], result["source"]), []).append(result)
     order = list(SOURCES)
     keys = sorted(found, key=lambda key: (key[0], order.index(key[1])))

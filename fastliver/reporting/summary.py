@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from fastliver.reporting import paper
-from fastliver.reporting.results import Estimate, Group, difference, find, load_groups, shown
+from fastliver.reporting.results import Estimate, Group, difference, find, load_curve, load_groups, patient_count, shown
 from fastliver.run_folder import RunFolder
 
 QUESTION = "Did synthetic MR help?"
@@ -98,9 +98,15 @@ def caveats(run: RunFolder) -> list[Caveat]:
     data = run.read_result("data")
     if data is None:
         return []
+    trained = [(group.label, group) for group in load_groups(run)]
+    trained += [
+        (f"{group.label}, labels of {patient_count(group.labelled)}", group)
+        for group in load_curve(run)
+        if not group.all_labelled
+    ]
     found = [
-        Caveat(f"{group.label}: a U-Net found no liver at all in the test slices, so it has learned nothing yet.")
-        for group in load_groups(run)
+        Caveat(f"{name}: a U-Net found no liver at all in the test slices, so it has learned nothing yet.")
+        for name, group in trained
         if 0.0 in group.scores("dice").values()
     ]
     split = data["split"]
@@ -108,8 +114,7 @@ def caveats(run: RunFolder) -> list[Caveat]:
         found.append(Caveat(split["warning"]))
     patients = len(split["test_patients"])
     if patients < FEW_PATIENTS:
-        noun = "patient" if patients == 1 else "patients"
-        found.append(Caveat(f"Tested on {patients} {noun}: too few to speak for others."))
+        found.append(Caveat(f"Tested on {patient_count(patients)}: too few to speak for others."))
     for source in data["sources"]:
         skipped = tuple(source["skipped"])
         if skipped:

@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from fastliver.reporting.tables import Table
+from fastliver.reporting.table import Table
 
 PADDING = 3
 """What the box adds to each column (a space on both sides and the gap), and at most once more to the table."""
 
-BRIEF = ("Training images", "Synthetic by", "Dice", "Δ Dice", "IoU", "Paper Dice", "Paper IoU")
+BRIEF = ("Training images", "Labelled patients", "Synthetic by", "Dice", "Δ Dice", "IoU", "Paper Dice", "Paper IoU")
 """The columns that answer the question; the page and the CSV have all of them."""
 
 

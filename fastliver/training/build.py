@@ -71,12 +71,19 @@ class Builder:
         self._seed_dropout(seed)
         return trainer
 
-    def unet(self, seed: int, slices: Slices) -> UNetTrainer:
-        """A new U-Net and what trains it on these slices; `seed` is that of its weights, order and dropout."""
+    def unet(self, seed: int, slices: Slices, length: int | None = None) -> UNetTrainer:
+        """A new U-Net and what trains it on these slices.
+
+        Args:
+            seed: of its weights, order and dropout.
+            slices: what it learns from.
+            length: slices drawn in an epoch, None for each once.
+        """
         torch.manual_seed(seed)
         network = UNet(**self.unet_settings()).to(self.ranks.device)
         execution = self._execution("unet", network)
-        trainer = UNetTrainer(network, self.config.unet, self._stream(slices, self.config.unet, (seed, 23)), execution)
+        stream = self._stream(slices, self.config.unet, (seed, 23), length)
+        trainer = UNetTrainer(network, self.config.unet, stream, execution)
         self._seed_dropout(seed)
         return trainer
 

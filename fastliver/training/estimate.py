@@ -110,6 +110,7 @@ def _unet_seconds(run: Run, size: int, device: torch.device) -> float:
     available = len(run.data.ct.liver_slices())
     steps = 0
     for job in unet_jobs(run.config):
+        # However few the labelled patients: an epoch is as long as with all of them.
         images = len(run.data.split.train) + synthetic_count(job.arrangement, available)
         steps += _steps_left(run, job.name, -(-images // batch) * config.epochs)
     if not steps:

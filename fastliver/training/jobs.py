@@ -1,6 +1,7 @@
 """The trainings that a run consists of, by name."""
 
 from dataclasses import dataclass
+from itertools import product
 
 from fastliver.config import TrainConfig
 
@@ -12,16 +13,19 @@ class UNetJob:
     Attributes:
         source: "real" for real images alone, or the network whose synthetic images are added.
         arrangement: the paper's number of synthetic images; 0 is real images alone.
-        seed: of initialisation, order, dropout and the choice of synthetic images.
+        seed: of initialisation, order, dropout and the choice of synthetic images and labelled patients.
+        patients: of how many MR patients it sees the labels; None is all that aren't tested on.
     """
 
     source: str
     arrangement: int
     seed: int
+    patients: int | None = None
 
     @property
     def name(self) -> str:
-        return f"unet-{self.source}-{self.arrangement}-seed{self.seed}"
+        fewer = "" if self.patients is None else f"-patients{self.patients}"
+        return f"unet-{self.source}-{self.arrangement}{fewer}-seed{self.seed}"
 
 
 def synthesis_jobs(config: TrainConfig) -> list[str]:
@@ -32,14 +36,20 @@ def synthesis_jobs(config: TrainConfig) -> list[str]:
 
 
 def unet_jobs(config: TrainConfig) -> list[UNetJob]:
-    """The U-Nets to train: each arrangement with the first network's images, and the ablation's one with both's."""
+    """The U-Nets to train: each arrangement with the first network's images, and the ablation's one with both's.
+
+    Then, for the learning curve, each of `--arrangements` with few labelled patients.
+    """
     experiment = config.experiment
     first, *others = synthesis_jobs(config)
+    seeds = range(experiment.seed, experiment.seed + experiment.seeds)
     counts = set(config.synthetic_counts())
     if experiment.ablation:
         counts |= {0, experiment.ablation_arrangement}
     jobs = []
-    for seed in range(experiment.seed, experiment.seed + experiment.seeds):
+    for seed in seeds:
         jobs += [UNetJob(first if count else "real", count, seed) for count in sorted(counts)]
         jobs += [UNetJob(other, experiment.ablation_arrangement, seed) for other in others]
+    for seed, patients in product(seeds, config.patient_counts()):
+        jobs += [UNetJob(first if count else "real", count, seed, patients) for count in config.synthetic_counts()]
     return jobs

@@ -13,7 +13,7 @@ from rich.table import Table
 from fastliver.config import TrainConfig
 from fastliver.data.intensity import IntensityRule
 from fastliver.data.sources import Source
-from fastliver.data.splits import PAPER_ALL, Split, split_by_patient, split_by_slice
+from fastliver.data.splits import PAPER_ALL, Split, patients_of, split_by_patient, split_by_slice
 from fastliver.data.store import SliceStore
 from fastliver.data.store_builder import build_store
 from fastliver.data.study import Modality
@@ -94,7 +94,19 @@ def prepare(config: TrainConfig, ct: Source, mr: Source, stores: Path, console: 
             f"{ct.path}: the CT has no labels, which EssNet's segmentor learns from; add them, or train a CycleGAN "
             "with --no-segmentor"
         )
-    return RunData(ct_store, mr_store, _split(config, mr_store), _essnet_ct(config, ct_store))
+    split = _split(config, mr_store)
+    _check_patients(config, mr_store, split)
+    return RunData(ct_store, mr_store, split, _essnet_ct(config, ct_store))
+
+
+def _check_patients(config: TrainConfig, store: SliceStore, split: Split) -> None:
+    """Refuse a learning curve over more labelled patients than there are; unlabelled MR trains no U-Net."""
+    there = len(patients_of(store, split.train))
+    if store.labelled and max(config.patient_counts(), default=0) >= there:
+        raise InputError(
+            f"--labelled-patients={config.experiment.labelled_patients}: there are {there} labelled MR patients to "
+            f"train on, and U-Nets learn from all {there} anyway; name numbers below {there}, or add patients"
+        )
 
 
 def _split(config: TrainConfig, store: SliceStore) -> Split:
@@ -153,16 +165,13 @@ def describe(data: RunData, ct: Source, mr: Source) -> dict[str, Any]:
             "notes": store.meta["notes"],
         }
 
-    def patients(numbers: NDArray[np.intp]) -> list[str]:
-        return list(dict.fromkeys(data.mr.entries[number].patient for number in numbers))
-
     return {
         "sources": [found(ct, data.ct), found(mr, data.mr)],
         "fingerprint": data.fingerprint(),
         "split": {
             "name": data.split.name,
-            "train_patients": patients(data.split.train),
-            "test_patients": patients(data.split.test_volume),
+            "train_patients": patients_of(data.mr, data.split.train),
+            "test_patients": patients_of(data.mr, data.split.test_volume),
             "train_slices": len(data.split.train),
             "test_slices": len(data.split.test),
             "essnet_ct_slices": len(data.essnet_ct),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from fastliver.config import TrainConfig
-from fastliver.data.splits import synthetic_subset
+from fastliver.data.splits import labelled_subset, patients_of, synthetic_subset
 from fastliver.data.store import SliceStore
 from fastliver.errors import InputError
 from fastliver.files import write_arrays
@@ -164,6 +164,10 @@ class Run:
 
     # U-Net
 
+    def real_slices(self, job: UNetJob) -> NDArray[np.intp]:
+        """Numbers of the real MR slices that a U-Net learns from."""
+        return labelled_subset(self.data.mr, self.data.split.train, job.patients, job.seed)
+
     def synthetic_slices(self, job: UNetJob) -> tuple[SliceStore, NDArray[np.intp]]:
         """The synthetic images that a U-Net learns from besides the real ones: their store and their numbers there."""
         store = SliceStore.open(self.folder.synthetic(job.source))
@@ -171,10 +175,12 @@ class Run:
 
     def unet_trainer(self, job: UNetJob) -> UNetTrainer:
         """A new U-Net and its data."""
-        slices = self.builder.slices("unet", self.data.mr, self.data.split.train)
+        real = self.real_slices(job)
+        slices = self.builder.slices("unet", self.data.mr, real)
         if job.arrangement:
             slices += self.builder.slices("unet", *self.synthetic_slices(job))
-        return self.builder.unet(job.seed, slices)
+        # With fewer patients an epoch is no shorter: what differs is their number, not how long a U-Net has learned.
+        return self.builder.unet(job.seed, slices, len(slices) + len(self.data.split.train) - len(real))
 
     def train_unet(self, job: UNetJob) -> None:
         """Train one U-Net and test it on the held-out MR."""
@@ -192,7 +198,7 @@ class Run:
     def _test_unet(self, job: UNetJob, times: TrainingTime) -> None:
         found = self.trained(job.name, "--stage unet")
         network = load_unet(found.meta["network"], found.weights(), self.device)
-        split, store = self.data.split, self.data.mr
+        split, store, real = self.data.split, self.data.mr, self.real_slices(job)
         began = time.monotonic()
         with span(f"test {job.name}"), bar(self.console, f"test {job.name}", len(split.test_volume)) as progress:
             probability = liver_probability(network, store.images[split.test_volume], progress.update)
@@ -215,7 +221,9 @@ class Run:
                 "job": job.name,
                 "source": job.source,
                 "arrangement": job.arrangement,
-                "real": len(split.train),
+                "labelled_patients": patients_of(store, real),
+                "all_labelled": job.patients is None,
+                "real": len(real),
                 "synthetic": len(self.synthetic_slices(job)[1]) if job.arrangement else 0,
                 "seed": job.seed,
                 "parameters": count_parameters(network),

@@ -131,6 +131,11 @@ def test_presets_name_settings_that_exist(preset: str) -> None:
         (["--arrangements=0,x"], ["--arrangements=0,x", "0 to 2050"]),
         (["--arrangements=2051"], ["--arrangements=2051", "0 to 2050"]),
         (["--arrangements="], ["--arrangements="]),
+        (["--labelled-patients=1,x"], ["--labelled-patients=1,x", "numbers from 1", "all"]),
+        (["--labelled-patients=0,1"], ["--labelled-patients=0,1", "numbers from 1"]),
+        (["--labelled-patients="], ["--labelled-patients="]),
+        (["--labelled-patients=1", "--split=paper"], ["--labelled-patients=1", "--split patient"]),
+        (["--preset=paper", "--labelled-patients=1"], ["--labelled-patients=1", "--split patient"]),
         (["--ablation", "--no-segmentor"], ["--ablation", "--no-segmentor"]),
         (["--essnet-betas=[0.5,1.0]"], ["--essnet-betas", "1"]),
         (["--seed=99999999999999999999"], ["--seed"]),
@@ -185,3 +190,8 @@ def test_least_values(name: str) -> None:
     unflatten({**flatten(TrainConfig()), name: 1})
     with pytest.raises(InputError, match=f"--{name.replace('_', '-')}=0: must be at least 1"):
         unflatten({**flatten(TrainConfig()), name: 0})
+
+
+@pytest.mark.parametrize(("text", "counts"), [("all", ()), ("8,1,2,2", (1, 2, 8)), ("3", (3,))])
+def test_labelled_patients(text: str, counts: tuple[int, ...]) -> None:
+    assert unflatten({**flatten(TrainConfig()), "labelled_patients": text}).patient_counts() == counts

@@ -8,14 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastliver.data.splits import split_by_patient, split_by_slice, synthetic_count, synthetic_subset
+from fastliver.data.splits import (
+    labelled_subset,
+    patients_of,
+    split_by_patient,
+    split_by_slice,
+    synthetic_count,
+    synthetic_subset,
+)
 from fastliver.errors import InputError
 
 PAPER = (354, 714, 1034, 1487, 2050)
-
-
-def patients_of(store, slices) -> set[str]:
-    return {store.entries[number].patient for number in slices}
 
 
 @pytest.fixture
@@ -27,10 +30,10 @@ def twenty(made_store):
 @pytest.mark.parametrize("seed", range(5))
 def test_no_patient_stands_on_both_sides(twenty, seed):
     split = split_by_patient(twenty, 58 / 408, seed)
-    test = patients_of(twenty, split.test)
+    test = set(patients_of(twenty, split.test))
     assert len(test) == 3, "58 of 408, of 20 patients, is 2.8"
-    assert patients_of(twenty, split.test_volume) == test
-    assert patients_of(twenty, split.train).isdisjoint(test)
+    assert set(patients_of(twenty, split.test_volume)) == test
+    assert test.isdisjoint(patients_of(twenty, split.train))
     assert len(patients_of(twenty, split.train)) == 17
     assert (split.name, split.warning) == ("patient", "")
 
@@ -54,7 +57,7 @@ def test_a_seed_decides_the_split(twenty, make):
 def test_the_order_of_patients_in_the_store_does_not_matter(made_store):
     names = [f"p{number}" for number in range(9)]
     splits = [made_store({name: [4, 4] for name in order}) for order in (names, names[::-1])]
-    held_out = [patients_of(store, split_by_patient(store, 0.3, 1).test) for store in splits]
+    held_out = [set(patients_of(store, split_by_patient(store, 0.3, 1).test)) for store in splits]
     assert held_out[0] == held_out[1]
 
 
@@ -82,7 +85,7 @@ def test_the_papers_arrangement_is_350_and_58_of_408(made_store):
     assert (len(split.train), len(split.test)) == (350, 58)
     assert set(split.train).isdisjoint(split.test)
     assert all(store.entries[number].liver for number in [*split.train, *split.test])
-    assert patients_of(store, split.train) & patients_of(store, split.test)
+    assert set(patients_of(store, split.train)) & set(patients_of(store, split.test))
     assert (split.name, "both sides" in split.warning) == ("paper", True)
 
 
@@ -121,3 +124,32 @@ def test_a_larger_arrangement_contains_a_smaller_one(made_store):
 def test_synthetic_slices_are_those_that_show_liver(made_store):
     store = made_store({"p": [0, 3, 0, 3, 3, 0]})
     assert sorted(synthetic_subset(store, 2050, 0)) == [1, 3, 4]
+
+
+def test_few_labelled_patients_by_hand(made_store):
+    """Slices 1, 2 | 3 | 5, 6 | 8 show liver; 3, of b, is not learned from."""
+    store = made_store({"a": [0, 4, 4], "b": [4], "c": [0, 4, 4, 0], "d": [4]})
+    train = np.array([1, 2, 5, 6, 8])
+    mine = {"a": {1, 2}, "c": {5, 6}, "d": {8}}
+    assert patients_of(store, train) == ["a", "c", "d"]
+    drawn = set()
+    for seed in range(20):
+        one, two, three = (labelled_subset(store, train, count, seed) for count in (1, 2, 3))
+        assert set(one) == set.union(*(mine[name] for name in patients_of(store, one)))
+        assert set(two) == set.union(*(mine[name] for name in patients_of(store, two)))
+        assert (len(patients_of(store, one)), len(patients_of(store, two))) == (1, 2)
+        assert set(one) < set(two) < set(three)
+        np.testing.assert_array_equal(three, train)
+        np.testing.assert_array_equal(two, labelled_subset(store, train, 2, seed))
+        drawn |= {tuple(patients_of(store, one))}
+    assert drawn == {("a",), ("c",), ("d",)}, "seeds draw other patients"
+    assert labelled_subset(store, train, None, 0) is train
+
+
+def test_labelled_patients_are_drawn_whatever_the_order_of_the_store(made_store):
+    names = [f"p{number}" for number in range(9)]
+    drawn = []
+    for order in (names, names[::-1]):
+        store = made_store({name: [4, 4] for name in order})
+        drawn.append(set(patients_of(store, labelled_subset(store, np.arange(18), 4, 1))))
+    assert drawn[0] == drawn[1]

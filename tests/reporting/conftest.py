@@ -17,6 +17,13 @@ DICE = {
     ("essnet", 714): (0.93, 0.935, 0.95),
     ("cyclegan", 714): (0.905, 0.91, 0.915),
 }
+CURVE = {
+    ("real", 0, 1): (0.70, 0.60, 0.80),
+    ("essnet", 714, 1): (0.85, 0.80, 0.87),
+    ("real", 0, 2): (0.80, 0.82, 0.81),
+    ("essnet", 714, 2): (0.82, 0.86, 0.80),
+}
+"""Dice of the U-Nets with the labels of so many of the three patients, by seed."""
 PATIENTS = ("mr_010", "<b>$x$[/red]")
 
 
@@ -42,6 +49,8 @@ def _unet(source: str, arrangement: int, seed: int, dice: float) -> dict[str, An
         "job": f"unet-{source}-{arrangement}-seed{seed}",
         "source": source,
         "arrangement": arrangement,
+        "labelled_patients": ["mr_001", "mr_002", "mr_003"],
+        "all_labelled": True,
         "real": 350,
         "synthetic": arrangement,
         "seed": seed,
@@ -66,8 +75,13 @@ def _unet(source: str, arrangement: int, seed: int, dice: float) -> dict[str, An
     }
 
 
-def write_run(root: Path, *, size: int = 48, slices: int = 3, steps: int = 400, seeds: int = 3) -> RunFolder:
-    """Write a whole run: two synthesis networks and `seeds` U-Nets for each training set."""
+def write_run(
+    root: Path, *, size: int = 48, slices: int = 3, steps: int = 400, seeds: int = 3, curve: bool = False
+) -> RunFolder:
+    """Write a whole run: two synthesis networks and `seeds` U-Nets for each training set.
+
+    With `curve` U-Nets on few labelled patients too: with one patient seed 0 has 100 real slices, seed 1 101 ...
+    """
     run = RunFolder(root)
     root.mkdir(parents=True)
     run.config.write_text("essnet:\n  epochs: 100\n  note: <script>alert(1)</script>\n")
@@ -91,7 +105,7 @@ def write_run(root: Path, *, size: int = 48, slices: int = 3, steps: int = 400, 
             ],
             "split": {
                 "name": "patient",
-                "train_patients": ["mr_001", "mr_002"],
+                "train_patients": ["mr_001", "mr_002", "mr_003"],
                 "test_patients": list(PATIENTS),
                 "train_slices": 350,
                 "test_slices": 58,
@@ -167,6 +181,12 @@ def write_run(root: Path, *, size: int = 48, slices: int = 3, steps: int = 400, 
                 {"job": result["job"], "step": step, "epoch": 0, "loss": float(np.exp(-step / 300) + 0.02)}
                 for step in range(0, steps, 10)
             ]
+    for (network, arrangement, patients), scores in CURVE.items() if curve else ():
+        for seed, dice in enumerate(scores[:seeds]):
+            job = f"unet-{network}-{arrangement}-patients{patients}-seed{seed}"
+            few = {"job": job, "labelled_patients": ["mr_001", "mr_003"][:patients], "all_labelled": False}
+            run.write_result(job, _unet(network, arrangement, seed, dice) | few | {"real": 100 * patients + seed})
+            lines.append({"job": job, "step": 0, "epoch": 0, "loss": 0.7})
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run
 
@@ -180,6 +200,6 @@ def make_run(tmp_path: Path) -> Callable[..., RunFolder]:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run with its report, built once since drawing takes seconds; tests leave it as it is."""
-    run = write_run(tmp_path_factory.mktemp("report") / "run")
+    run = write_run(tmp_path_factory.mktemp("report") / "run", curve=True)
     build_report(run)
     return run

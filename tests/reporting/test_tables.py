@@ -9,16 +9,11 @@ import pytest
 from rich.console import Console
 
 from fastliver.reporting import print_tables
+from fastliver.reporting.cost_table import cost_table
 from fastliver.reporting.results import Group, difference, estimate, load_groups
-from fastliver.reporting.tables import (
-    BLANK,
-    Table,
-    ablation_table,
-    cost_table,
-    data_table,
-    make_tables,
-    segmentation_table,
-)
+from fastliver.reporting.score_tables import ablation_table, segmentation_table
+from fastliver.reporting.table import BLANK, Table
+from fastliver.reporting.tables import data_table, make_tables
 from fastliver.run_folder import RunFolder
 
 MakeRun = Callable[..., RunFolder]

@@ -178,3 +178,21 @@ def test_what_an_estimate_held_is_free_before_the_training(monkeypatch):
     monkeypatch.setattr(estimate, "seconds_per_step", lambda trainer, device: 1.0)
     estimate.estimate(run, "all")
     assert [held() for held in made] == [None, None]
+
+
+def test_a_learning_curves_trainings_are_counted_and_no_shorter(monkeypatch):
+    """408 real and, of 2050 slices, 714 synthetic: 204 and 561 steps of batch 2 an epoch, of 300 epochs."""
+    run = _run()
+    experiment = replace(run.config.experiment, arrangements="0,714", labelled_patients="1,4")
+    run.config = replace(run.config, experiment=experiment)
+    builder = SimpleNamespace(unet=lambda *arguments: None)
+    run.ranks, run.builder = SimpleNamespace(count=1), SimpleNamespace(alone=lambda: builder)
+    asked = {}
+    monkeypatch.setattr(estimate, "_steps_left", lambda run, job, total: asked.setdefault(job, total))
+    monkeypatch.setattr(estimate, "seconds_per_step", lambda trainer, device: 0.5)
+    found = estimate.estimate(run, "unet")
+    counts = ("", "-patients1", "-patients4")
+    assert asked == {f"unet-real-0{count}-seed0": 300 * 204 for count in counts} | {
+        f"unet-essnet-714{count}-seed0": 300 * 561 for count in counts
+    }
+    assert found.unet == 0.5 * 3 * 300 * (204 + 561)

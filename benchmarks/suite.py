@@ -201,7 +201,6 @@ class Suite:
         run: races its cases.
         repeats: on a CPU and on a GPU, unless `--repeats` says otherwise.
         add_options: its own options.
-        needs_gpu: whether nothing of it can be done without one.
     """
 
     name: str
@@ -209,10 +208,9 @@ class Suite:
     run: Callable[[Sitting], None]
     repeats: tuple[int, int]
     add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
-    needs_gpu: bool = False
 
     def main(self, arguments: Sequence[str]) -> int:
-        """Race, print and write; 1 if a contestant was wrong, 2 if nothing can be done here."""
+        """Race, print and write; 1 if a contestant was wrong."""
         about = (self.about or "").split("\n")[0].partition(": ")[2]
         parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{self.name}", description=about)
         parser.add_argument("--only", default="", metavar="CASE", help="part of a case's name")
@@ -223,9 +221,6 @@ class Suite:
         self.add_options(parser)
         options = parser.parse_args(arguments)
         cuda = torch.cuda.is_available()
-        if self.needs_gpu and not cuda:
-            print(f"benchmarks.{self.name}: no GPU here, and it measures nothing else")
-            return 2
         device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         path = options.out or results_folder(device) / f"{self.name}.csv"
         with Results(path, self.name, surroundings(device)) as results:

@@ -94,9 +94,9 @@ def test_essnet_in_a_reduced_precision_starts_where_fp32_starts(name, make_essne
         trainer = make_essnet(channels=8, execution=Execution(Precision(precision, CPU)))
         first = trainer.step(0, 0).losses
         assert all(loss.dtype == torch.float32 for loss in first.values())
-        # fp16 may have to look for its scale.
-        last = [trainer.step(0, 0) for _ in range(12)][-1]
-        assert not any(last.faults.values())
+        # fp16 looks for its scale, and a gradient that grows has it look again: which steps, rounding decides.
+        faults = [any(trainer.step(0, 0).faults.values()) for _ in range(12)]
+        assert faults.count(True) <= (6 if precision == "fp16" else 0)
         return {name: float(loss) for name, loss in first.items()}
 
     expected = losses("fp32")

@@ -213,3 +213,19 @@ def test_refuses_what_the_run_or_the_ct_lacks(synthesize, write_run, phantom, br
         shutil.rmtree(folder / "Ground")
     arguments = (f"--ct={broken}", f"--out={tmp_path / 'Dataset501_x'}", "--format=nnunet")
     synthesize(*arguments).refused("has no label", "2 of 2", code=3)
+
+
+def test_an_enhanced_ct_becomes_a_classic_mr_series(synthesize, phantom, as_enhanced, tmp_path) -> None:
+    volume = Source(phantom, "CT").studies()[0].read()
+    folder = as_enhanced(volume.sources, tmp_path / "ct")
+    synthesize(f"--ct={folder}", f"--out={tmp_path / 'out'}").succeeded()
+    (source,) = (pydicom.dcmread(path) for path in folder.iterdir())
+    (made,) = Source(tmp_path / "out", "MR").studies()
+    np.testing.assert_allclose(made.read().affine, volume.affine, atol=1e-4)
+    images = [pydicom.dcmread(path) for path in made.paths]
+    assert len(images) == len(volume.image)
+    references = [image.SourceImageSequence[0] for image in images]
+    assert {item.ReferencedSOPInstanceUID for item in references} == {source.SOPInstanceUID}
+    for image, item in zip(images, references, strict=True):
+        frame = source.PerFrameFunctionalGroupsSequence[item.ReferencedFrameNumber - 1]
+        assert image.ImagePositionPatient == frame.PlanePositionSequence[0].ImagePositionPatient

@@ -134,6 +134,7 @@ def work_through(
     work: Callable[[Work], str],
     console: Console,
     passes: int = 1,
+    on_failed: Callable[[Case, InputError], None] = lambda case, error: None,
 ) -> None:
     """Work on one patient after the other; a bad one is listed at the end. The next is read meanwhile.
 
@@ -143,6 +144,7 @@ def work_through(
         work: does one; returns what to print, such as where the result lies.
         console: for progress.
         passes: how often `work` counts each slice.
+        on_failed: called at once with a bad patient and what is wrong.
 
     Raises:
         SomeFailed: at the end, with what was wrong with each bad patient.
@@ -156,6 +158,7 @@ def work_through(
 
     def leave_out(case: Case, error: InputError) -> None:
         failed[case.name] = error
+        on_failed(case, error)
         if len(cases) > 1:
             console.print(f"{case.name}: left out: {error}", soft_wrap=True)
 

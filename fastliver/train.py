@@ -59,7 +59,7 @@ def build_parser() -> ArgumentParser:
         epilog="example: python -m fastliver.train --data CHAOS_Train_Sets/Train_Sets --preset quick",
     )
     parser.add_argument("--config", action="config", help="YAML file with settings; options override it")
-    parser.add_argument("--preset", type=str, default="default", help=f"set of defaults: {', '.join(PRESETS)}")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="default", help="set of defaults")
     parser.add_argument(
         "--stage", choices=("all", "essnet", "synthesize", "unet"), default="all", help="which part to carry out"
     )

@@ -19,9 +19,13 @@ from fastliver.errors import InputError, RunError, SomeFailed
 from fastliver.files import read_json, write_json
 from fastliver.training.progress import bar, clock
 
-AGAIN = "run the same command again: it goes on after the last finished patient"
 RECORD = "fastliver.json"
 """In a folder of results: what they were made with, so that a later run doesn't mix in others."""
+
+
+def go_on_with_patients() -> str:
+    """How to go on with a command for many patients that was interrupted."""
+    return "run the same command again: it goes on after the last finished patient"
 
 
 def add_options(parser: ArgumentParser) -> None:

@@ -16,7 +16,10 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         return dict(read_json(path))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: no valid JSON object ({error}); delete it, and --resume makes it again") from error
+        maker = "report --feature-network" if path.name.startswith("features-") else "train --resume"
+        raise InputError(
+            f"{path}: no valid JSON object ({error}); delete it, and python -m fastliver.{maker} makes it again"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from fastliver.inference.model import Model, load
 from fastliver.inference.segmentation import THRESHOLD
 from fastliver.inference.squares import Squares
 from fastliver.patients import (
-    AGAIN,
     Shard,
     Work,
     add_options,
@@ -33,6 +32,7 @@ from fastliver.patients import (
     check_results,
     claim,
     device_name,
+    go_on_with_patients,
     work_through,
 )
 
@@ -356,4 +356,4 @@ def write_store(synthesizer: Synthesizer, cases: Sequence[Case], shard: Shard, c
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(sys.argv[1:]), AGAIN))
+    sys.exit(run_command(lambda: main(sys.argv[1:]), go_on_with_patients))

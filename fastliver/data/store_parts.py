@@ -27,6 +27,10 @@ class StoreParts:
         size: side of the slices in pixels.
         rule: how grey values became [-1, 1]; its modality is the store's.
         made_with: what decides how the slices look; becomes fields of `store.json`.
+
+    Attributes:
+        folder: where the parts lie until they are joined.
+        record: the file in it that says what they are made with.
     """
 
     def __init__(

@@ -8,7 +8,13 @@ import runpy
 import sys
 
 from fastliver import __version__
-from fastliver.commands import bash_completion, find_commands
+from fastliver.commands import SHELLS, completion, find_commands
+
+EXAMPLE = "example: fastliver train --help (or: python -m fastliver.train --help)"
+PLACES = """completion by the tab key, once for each version:
+  fastliver --completion bash > ~/.local/share/bash-completion/completions/fastliver
+  fastliver --completion zsh > ~/.zfunc/_fastliver    (with "fpath+=(~/.zfunc)" before "compinit" in ~/.zshrc)
+  fastliver --completion fish > ~/.config/fish/completions/fastliver.fish"""
 
 
 def main() -> int:
@@ -22,19 +28,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="fastliver",
         description="Labelled synthetic MRI from labelled CT, and a liver U-Net that learns from it.",
-        epilog=f"commands:\n{listed}\n\nexample: fastliver train --help (or: python -m fastliver.train --help)",
+        epilog=f"commands:\n{listed}\n\n{EXAMPLE}\n\n{PLACES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="fastliver [-h] [--version] [--completion bash] <command> [options]",
+        usage=f"fastliver [-h] [--version] [--completion {{{','.join(SHELLS)}}}] <command> [options]",
     )
     parser.add_argument("--version", action="version", version=f"fastliver {__version__}")
-    parser.add_argument("--completion", choices=("bash",), help="print the script that completes commands and options: "
-                        'eval "$(fastliver --completion bash)"')  # fmt: skip
+    parser.add_argument("--completion", choices=SHELLS, help="print the script that completes commands, "
+                        "options and their values with the tab key")  # fmt: skip
     parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.command is not None:
         print(f"error: {options.command}: no such command; choose one of {', '.join(commands)}", file=sys.stderr)
         return 2
-    print(bash_completion() if options.completion else parser.format_help(), end="")
+    print(completion(options.completion) if options.completion else parser.format_help(), end="")
     return 0
 
 

@@ -12,20 +12,20 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 from rich.console import Console
 
 from fastliver.config import PRESETS, TrainConfig, flatten, option_name, sections
-from fastliver.errors import InputError, Interrupted, OtherRankFailed, RunError
+from fastliver.errors import InputError, Interrupted, OtherRankFailed, RunError, run_again
 
 INTERRUPTED = 130
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def run_command(main: Callable[[], None], again: str = "run the command again") -> int:
+def run_command(main: Callable[[], None], again: Callable[[], str] = run_again) -> int:
     """Run a command; a bad input or a failure becomes one message and its exit code (2, 1 or 3).
 
     Of several ranks under torchrun each says its own errors, and the first alone what concerns all.
 
     Args:
         main: the command.
-        again: how to go on with what was interrupted.
+        again: says how to go on with what was interrupted; called only then.
     """
     console = Console(stderr=True)
     rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else None
@@ -42,13 +42,14 @@ def run_command(main: Callable[[], None], again: str = "run the command again") 
     except (InputError, RunError) as error:
         return fail(str(error), error.exit_code)
     except Interrupted as error:
-        return fail(str(error), error.exit_code) if rank in (None, "0") else error.exit_code
+        message = str(error) if error.remedy else f"{error}; {again()}"
+        return fail(message, error.exit_code) if rank in (None, "0") else error.exit_code
     except KeyboardInterrupt:
-        return fail(f"interrupted; {again}", INTERRUPTED)
+        return fail(f"interrupted; {again()}", INTERRUPTED)
     except OSError as error:
         if error.errno in DISK_FULL:
             where = f" while writing {error.filename}" if error.filename else ""
-            return fail(f"the disk is full{where} ({error.strerror}); free some space; {again}", 1)
+            return fail(f"the disk is full{where} ({error.strerror}); free some space; {again()}", 1)
         return fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     return 0
 
@@ -96,17 +97,6 @@ def read_settings(path: Any) -> dict[str, Any]:
     return values
 
 
-def preset_values(name: str) -> dict[str, Any]:
-    """What a preset sets.
-
-    Raises:
-        InputError: for an unknown one.
-    """
-    if name not in PRESETS:
-        raise InputError(f"--preset={name}: unknown; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
 def parse(parser: ArgumentParser, arguments: Sequence[str], default_preset: str) -> Namespace:
     """Parse a command line: the preset gives defaults, `--config` overrides them, options override both.
 
@@ -118,7 +108,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], default_preset: str)
     config = option_value(arguments, "config")
     values = read_settings(config) if config is not None else {}
     preset = option_value(arguments, "preset") or values.get("preset") or default_preset
-    parser.set_defaults({**preset_values(preset), "preset": preset})
+    parser.set_defaults({**PRESETS[preset], "preset": preset})
     if config is None:
         return parser.parse_args(list(arguments))
     # The file goes first, wherever it was named, so that every option overrides it.

@@ -1,4 +1,4 @@
-"""Which commands there are, told by the files; what the shell needs to complete them."""
+"""Which commands there are, told by the files; what a shell needs to complete them."""
 
 import ast
 import importlib
@@ -7,21 +7,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 
-BASH = """# fastliver's commands and options for bash; for zsh, after: autoload -U bashcompinit && bashcompinit
-_fastliver() {{
-  local word=${{COMP_WORDS[COMP_CWORD]}} options=
-  COMPREPLY=()
-  if [ "$COMP_CWORD" -eq 1 ]; then
-    COMPREPLY=($(compgen -W "{commands}" -- "$word"))
-    return
-  fi
-  case ${{COMP_WORDS[1]}} in
-{cases}
-  esac
-  [[ $word == -* ]] && COMPREPLY=($(compgen -W "$options" -- "$word"))
-}}
-complete -o default -o bashdefault -F _fastliver fastliver
-"""
+SHELLS = ("bash", "zsh", "fish")
 
 
 def find_commands() -> dict[str, str]:
@@ -42,14 +28,19 @@ def load_command(name: str) -> Any:
     return importlib.import_module(f"fastliver.{name}.__main__" if package else f"fastliver.{name}")
 
 
-def bash_completion() -> str:
-    """A script that completes the console script `fastliver` in bash."""
-    lines = []
-    commands = find_commands()
-    for name in commands:
+def completion(shell: str) -> str:
+    """A script that completes the console script `fastliver` in one of `SHELLS`: commands, options and values."""
+    import shtab
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="fastliver")
+    subcommands = parser.add_subcommands(required=False)
+    for name, text in find_commands().items():
         module = load_command(name)
-        options = ["--help"]
-        if hasattr(module, "build_parser"):
-            options = [text for action in module.build_parser()._actions for text in action.option_strings]
-        lines.append(f'    {name}) options="{" ".join(option for option in options if option[:2] == "--")}" ;;')
-    return BASH.format(commands=" ".join(commands), cases="\n".join(lines))
+        command = module.build_parser() if hasattr(module, "build_parser") else ArgumentParser()
+        for action in command._actions:
+            # As a shell does for a command that it knows nothing of: whatever may be any text may be a path.
+            if getattr(action, "_typehint", None) in (str, str | None):
+                action.complete = shtab.FILE  # type: ignore[union-attr]
+        subcommands.add_subcommand(name, command, help=text)
+    return parser.get_completion_script(f"shtab-{shell}")

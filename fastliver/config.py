@@ -1,4 +1,7 @@
-"""Every setting of a run, its default (the paper's networks on a patient-level split), and the presets."""
+"""Every setting of a run, its default (the paper's networks on a patient-level split), and the presets.
+
+What a setting does is the help text of its field, which `python -m fastliver.train --help` shows under its option.
+"""
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -279,6 +282,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "unet_head_relu": True,
     },
 }
+"""What each preset sets; the rest keeps its default."""
 
 
 def flatten(config: TrainConfig) -> dict[str, Any]:

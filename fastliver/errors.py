@@ -1,6 +1,11 @@
 """The errors a command reports: bad input (exit code 2), a failed run (1), and a few bad patients among many (3)."""
 
 
+def run_again() -> str:
+    """How to go on with a command that keeps nothing of what it has begun."""
+    return "run the command again"
+
+
 class InputError(Exception):
     """The user's data or options are wrong; the message says "file: field and value; remedy"."""
 
@@ -28,12 +33,12 @@ class Interrupted(BaseException):
     Args:
         name: of the signal.
         number: of the signal; 128 more is the exit code, as a shell has it.
-        remedy: how to go on.
+        remedy: how to go on; without it the command says that.
     """
 
-    def __init__(self, name: str, number: int, remedy: str = "--resume goes on from the last checkpoint") -> None:
-        super().__init__(f"interrupted by {name}; {remedy}")
-        self.exit_code = 128 + number
+    def __init__(self, name: str, number: int, remedy: str | None = None) -> None:
+        super().__init__(f"interrupted by {name}" + (f"; {remedy}" if remedy else ""))
+        self.exit_code, self.remedy = 128 + number, remedy
 
 
 class SomeFailed(InputError):

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,22 @@ def _remove_abandoned(path: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if it is there; nobody sees half of it under its name."""
+    if not path.exists():
+        return
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    with suppress(FileNotFoundError):  # another process was faster
+        os.replace(path, aside / path.name)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that takes its name when the block ends without an exception.
 
-    What stood at `path` is replaced. The files in the folder are synced first, so that the name never points at data
-    that a power cut can still lose.
+    What stood at `path` is replaced, or with `replace` off stays, and an OSError is raised. The files in the folder are
+    synced first, so that the name never points at data that a power cut can still lose.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
@@ -96,8 +106,8 @@ def new_folder(path: Path) -> Iterator[Path]:
                 with open(file, "rb+") as opened:
                     os.fsync(opened.fileno())
         os.chmod(temporary, 0o755)
-        if path.exists():
-            shutil.rmtree(path)
+        if replace:
+            remove_folder(path)
         os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -19,9 +19,13 @@ from fastliver.errors import InputError, RunError, SomeFailed
 from fastliver.files import read_json, write_json
 from fastliver.training.progress import bar, clock
 
-AGAIN = "run the same command again: it goes on after the last finished patient"
 RECORD = "fastliver.json"
 """In a folder of results: what they were made with, so that a later run doesn't mix in others."""
+
+
+def go_on_with_patients() -> str:
+    """How to go on with a command for many patients that was interrupted."""
+    return "run the same command again: it goes on after the last finished patient"
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -134,6 +138,7 @@ def work_through(
     work: Callable[[Work], str],
     console: Console,
     passes: int = 1,
+    on_failed: Callable[[Case, InputError], None] = lambda case, error: None,
 ) -> None:
     """Work on one patient after the other; a bad one is listed at the end. The next is read meanwhile.
 
@@ -143,6 +148,7 @@ def work_through(
         work: does one; returns what to print, such as where the result lies.
         console: for progress.
         passes: how often `work` counts each slice.
+        on_failed: called at once with a bad patient and what is wrong.
 
     Raises:
         SomeFailed: at the end, with what was wrong with each bad patient.
@@ -156,6 +162,7 @@ def work_through(
 
     def leave_out(case: Case, error: InputError) -> None:
         failed[case.name] = error
+        on_failed(case, error)
         if len(cases) > 1:
             console.print(f"{case.name}: left out: {error}", soft_wrap=True)
 

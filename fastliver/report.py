@@ -70,7 +70,10 @@ def measure_features(run: RunFolder, network: FeatureNetwork, mr: SliceStore, co
     """
     jobs = [job for job in ("essnet", "cyclegan") if run.synthetic(job).exists()]
     if not jobs:
-        raise InputError(f"{run.root}: no synthetic images yet; run --stage synthesize first")
+        raise InputError(
+            f"{run.root}: no synthetic images yet; make them with python -m fastliver.train --resume {run.root} "
+            "--stage synthesize"
+        )
 
     def features(store: SliceStore, title: str) -> np.ndarray:
         images = store.images[store.liver_slices()]

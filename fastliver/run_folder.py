@@ -16,7 +16,10 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         return dict(read_json(path))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: no valid JSON object ({error}); delete it, and --resume makes it again") from error
+        maker = "report --feature-network" if path.name.startswith("features-") else "train --resume"
+        raise InputError(
+            f"{path}: no valid JSON object ({error}); delete it, and python -m fastliver.{maker} makes it again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -25,24 +28,31 @@ class RunFolder:
 
     `results/` holds what the tables and figures are made from: one JSON file a result, and beside it an .npz with the
     few images that the figures show. A report needs nothing outside the folder; docs/run-folder.md describes it.
+
+    Attributes:
+        root: the folder.
     """
 
     root: Path
 
     @property
     def config(self) -> Path:
+        """The settings; where they are, a run was begun."""
         return self.root / "config.yaml"
 
     @property
     def environment(self) -> Path:
+        """What the run was computed with: machine and versions."""
         return self.root / "environment.json"
 
     @property
     def metrics(self) -> Path:
+        """Losses and speed, a line of JSON for each logged step."""
         return self.root / "metrics.jsonl"
 
     @property
     def tensorboard(self) -> Path:
+        """The same for TensorBoard."""
         return self.root / "tensorboard"
 
     def profile(self, job: str) -> Path:
@@ -82,6 +92,7 @@ class RunFolder:
         return self.root / "results" / f"{name}.npz"
 
     def write_result(self, name: str, value: dict[str, Any]) -> None:
+        """Write one result; see `files.write_json`."""
         write_json(self.result(name), value)
 
     def read_result(self, name: str) -> dict[str, Any] | None:

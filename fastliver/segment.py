@@ -20,7 +20,6 @@ from fastliver.errors import InputError
 from fastliver.files import write_file
 from fastliver.inference.model import Model, as_mask, load
 from fastliver.patients import (
-    AGAIN,
     Shard,
     Work,
     add_options,
@@ -28,6 +27,7 @@ from fastliver.patients import (
     check_results,
     claim,
     device_name,
+    go_on_with_patients,
     work_through,
 )
 
@@ -203,4 +203,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(sys.argv[1:]), AGAIN))
+    sys.exit(run_command(lambda: main(sys.argv[1:]), go_on_with_patients))

@@ -15,7 +15,8 @@ from fastliver import __version__
 from fastliver.cli import run_command
 from fastliver.data.cases import Case, find_cases
 from fastliver.data.sources import Source
-from fastliver.data.store import StoreWriter, study_records
+from fastliver.data.store import inputs_hash, study_records
+from fastliver.data.store_parts import StoreParts
 from fastliver.errors import InputError, SomeFailed
 from fastliver.export import nnunet
 from fastliver.export.grey import to_stored
@@ -24,7 +25,6 @@ from fastliver.inference.model import Model, load
 from fastliver.inference.segmentation import THRESHOLD
 from fastliver.inference.squares import Squares
 from fastliver.patients import (
-    AGAIN,
     Shard,
     Work,
     add_options,
@@ -32,6 +32,7 @@ from fastliver.patients import (
     check_results,
     claim,
     device_name,
+    go_on_with_patients,
     work_through,
 )
 
@@ -117,7 +118,7 @@ class Synthesizer:
         self.name = f"{model.name}/{trained.job}"
         self.version = f"{__version__}+{trained.version}"
         self.description = f"SYNTHETIC MR from CT, fastliver {self.version}"
-        self.writer: StoreWriter | None = None
+        self.parts: StoreParts | None = None
 
     @property
     def made_with(self) -> dict[str, Any]:
@@ -135,7 +136,7 @@ class Synthesizer:
             "dicom": self.out / case.name,
             "nifti": self.out / f"{case.name}.nii.gz",
             "nnunet": nnunet.case_path(self.out, f"synthetic_{case.name}"),
-            "store": self.out / "none",
+            "store": self.out,
         }[self.options.format]
 
     def __call__(self, work: Work) -> str:
@@ -229,15 +230,13 @@ class Synthesizer:
 
     def store(self, result: Synthesis) -> Path:
         """The patient's part of one slice store."""
-        assert self.writer is not None
-        volume, fit = result.work.volume, result.squares.fit
-        study = result.work.case.study
+        assert self.parts is not None
+        volume, case, kept = result.work.volume, result.work.case, result.kept
         label = np.zeros(result.synthetic.shape, np.uint8) if result.label is None else result.label
-        kept = result.kept
-        self.writer.meta["labelled"] = self.writer.meta["labelled"] and result.label is not None
-        records = study_records(study, volume, volume.image.shape, fit, kept)
-        self.writer.add(result.synthetic[kept], label[kept], *records)
-        return self.out
+        records = study_records(case.study, volume, volume.image.shape, result.squares.fit, kept)
+        with self.parts.write(case.name, result.label is not None) as writer:
+            writer.add(result.synthetic[kept], label[kept], *records)
+        return self.parts.part(case.name)
 
 
 def slice_dice(found: NDArray[np.bool_], label: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -259,8 +258,11 @@ def check(options: Namespace) -> None:
         nnunet.check_name(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out={out}: is a file; name a folder")
-    if options.format == "store" and Shard.parse(options.shard).count > 1:
-        raise InputError("--format=store: writes one store, which can't be shared out; leave --shard out")
+    if options.format == "store" and options.force and Shard.parse(options.shard).count > 1:
+        raise InputError(
+            "--force: of a shared store no process knows which parts the others have made again; leave it out, and "
+            f"delete {out} and {out}.parts where they are there"
+        )
 
 
 def add_real(source: Source, out: Path, force: bool, console: Console) -> None:
@@ -294,10 +296,10 @@ def main(arguments: Sequence[str]) -> None:
     if options.min_dice is not None:
         model.liver_networks("essnet")  # before anything is done, not after
     cases = find_cases(Source(Path(options.ct), "CT", liver_label=options.liver_label, skip_bad=options.skip_bad))
-    if options.format == "store":
-        write_store(synthesizer, cases, console)
-        return
     check_results(Path(options.ct), out, cases, synthesizer.result)
+    if options.format == "store":
+        write_store(synthesizer, cases, shard, console)
+        return
     claim(out, synthesizer.made_with, options.force)
     try:
         work_through(shard.part(cases), synthesizer.finished, synthesizer, console)
@@ -309,33 +311,49 @@ def main(arguments: Sequence[str]) -> None:
             nnunet.write_description(out, options.min_dice is not None, synthesizer.description)
 
 
-def write_store(synthesizer: Synthesizer, cases: Sequence[Case], console: Console) -> None:
-    """All patients as one slice store, which is whole only at the end."""
-    out, model = synthesizer.out, synthesizer.model
-    if out.exists() and not synthesizer.options.force:
-        raise InputError(f"{out}: exists already; choose another --out, or replace it with --force")
-    if out.exists() and any(out.iterdir()) and not (out / "store.json").exists():
+def write_store(synthesizer: Synthesizer, cases: Sequence[Case], shard: Shard, console: Console) -> None:
+    """A slice store of this process's patients and the others'; who finishes last puts it together."""
+    out, model, options = synthesizer.out, synthesizer.model, synthesizer.options
+    if out.exists() and not (out / "store.json").exists():
         raise InputError(f"{out}: holds something else than a slice store, which is not replaced; choose another --out")
-    failed: SomeFailed | None = None
-    with new_folder(out) as temporary:
-        rule, size = model.generator.rule("MR"), model.generator.image_size
-        synthesizer.writer = StoreWriter(temporary, "MR", size, rule, True)
-        try:
-            work_through(cases, lambda case: False, synthesizer, console)
-        except SomeFailed as error:
-            if not synthesizer.writer.entries:
-                raise
-            failed = error
-        synthesizer.writer.finish(
-            synthetic_by=synthesizer.name,
-            version=synthesizer.version,
-            min_dice=synthesizer.options.min_dice,
-            skipped=[str(failed)] if failed else [],
-            notes=[],
+    rule, size = model.generator.rule("MR"), model.generator.image_size
+    made_with = {
+        "synthetic_by": synthesizer.name,
+        "version": synthesizer.version,
+        "min_dice": options.min_dice,
+        "hash": inputs_hash([case.study for case in cases], rule, size, options.skip_bad),
+    }
+    parts = synthesizer.parts = StoreParts(out, [case.name for case in cases], size, rule, made_with)
+    if options.force:
+        parts.discard()
+    elif (before := parts.joined()) is not None:
+        parts.discard()
+        console.print(f"{out}: was finished before (--force makes it again)", soft_wrap=True)
+        if before.meta["skipped"]:
+            raise SomeFailed("\n  ".join([f"{out}: lacks patients that could not be done:", *before.meta["skipped"]]))
+        return
+    mine = shard.part(cases)
+    parts.begin([case.name for case in mine])
+    failed: InputError | None = None
+    try:
+        work_through(
+            mine,
+            lambda case: parts.part(case.name).exists(),
+            synthesizer,
+            console,
+            on_failed=lambda case, error: parts.fail(case.name, str(error)),
         )
+    except InputError as error:  # of patients; the others' part is done
+        failed = error
+    missing = parts.missing()
+    if missing and not out.exists():
+        console.print(f"{len(missing)} of {len(cases)} patients are left to other processes; the last makes {out}",
+                      soft_wrap=True)  # fmt: skip
+    elif parts.join(replace=options.force):
+        console.print(f"Slice store: {out}", soft_wrap=True)
     if failed is not None:
         raise failed
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(sys.argv[1:]), AGAIN))
+    sys.exit(run_command(lambda: main(sys.argv[1:]), go_on_with_patients))

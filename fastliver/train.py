@@ -6,7 +6,7 @@ Without data it writes a phantom data set and trains on that at a reduced size.
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from fastliver import environment
-from fastliver.cli import add_settings, parse, preset_values, read_settings, run_command
+from fastliver.cli import add_settings, parse, read_settings, run_command
 from fastliver.config import PRESETS, TrainConfig, flatten, unflatten
 from fastliver.data.phantom import PhantomSpec, write_phantom
-from fastliver.errors import InputError
+from fastliver.errors import InputError, run_again
 from fastliver.files import read_json, write_file, write_json
 from fastliver.reporting import build_report, print_tables
 from fastliver.run_folder import RunFolder
@@ -59,7 +59,7 @@ def build_parser() -> ArgumentParser:
         epilog="example: python -m fastliver.train --data CHAOS_Train_Sets/Train_Sets --preset quick",
     )
     parser.add_argument("--config", action="config", help="YAML file with settings; options override it")
-    parser.add_argument("--preset", type=str, default="default", help=f"set of defaults: {', '.join(PRESETS)}")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="default", help="set of defaults")
     parser.add_argument(
         "--stage", choices=("all", "essnet", "synthesize", "unet"), default="all", help="which part to carry out"
     )
@@ -95,8 +95,6 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, TrainConfig]:
         raise InputError(
             f"{run.config}: {min(missing)} is missing; the file is cut, or another version's: start a new run"
         )
-    if given.get("preset") is not None:
-        preset_values(given["preset"])
     options = parser.parse_args([f"--config={run.config}", *arguments])
     config = unflatten(options.as_dict())
     before = flatten(unflatten(saved))
@@ -168,9 +166,20 @@ def find_run(
     folder = RunFolder(Path(options.runs) / name)
     if launch is not None and _began(folder, launch):
         options, config = read_options([*arguments, f"--resume={folder.root}"])
-    elif folder.root.exists():
+    elif folder.config.exists():
         raise InputError(f"{folder.root}: exists already; choose another --name, or go on with --resume {folder.root}")
+    elif _holds_others(folder):
+        raise InputError(f"{folder.root}: exists already, and is no run to go on with; choose another --name")
     return options, config, folder
+
+
+def _holds_others(folder: RunFolder) -> bool:
+    """Whether more lies in a folder without settings than a run leaves that was killed while it began."""
+    if not folder.root.exists():
+        return False
+    if not folder.root.is_dir():
+        return True
+    return any(path != folder.environment and path.name[0] != "." for path in folder.root.iterdir())
 
 
 def _began(folder: RunFolder, launch: Launch) -> bool:
@@ -191,14 +200,32 @@ def make_phantom(folder: Path, console: Console) -> Path:
         raise InputError(str(error)) from error
 
 
-def main(arguments: Sequence[str]) -> None:
+@dataclass
+class GoOn:
+    """Says how to go on with a training that was interrupted.
+
+    Attributes:
+        folder: of the run, once it is known.
+    """
+
+    folder: RunFolder | None = None
+
+    def __call__(self) -> str:
+        """A run that was begun goes on; before that there is nothing to go on with."""
+        if self.folder is None or not self.folder.config.exists():
+            return run_again()
+        return f"--resume {self.folder.root} goes on from the last checkpoint"
+
+
+def main(arguments: Sequence[str], go_on: GoOn) -> None:
     """Run the command."""
     launch = Launch.find()
-    with Signals(forwarded=launch is not None) as signals, join() as ranks:
+    with Signals(forwarded=launch is not None) as signals, join(go_on) as ranks:
         # Paths and names may hold brackets: nothing printed is markup.
         console = Console(markup=False, highlight=False, quiet=not ranks.is_main)
         now = ranks.broadcast(datetime.now())
         options, config, folder = ranks.first(lambda: find_run(arguments, launch, now))
+        go_on.folder = folder
         if config.engine.deterministic:
             make_deterministic()
         ranks = ranks.on(choose_device(config.engine.device, ranks))
@@ -267,4 +294,5 @@ def check_unchanged(run: Run, description: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(sys.argv[1:]), "--resume goes on from the last checkpoint"))
+    go_on = GoOn()
+    sys.exit(run_command(lambda: main(sys.argv[1:], go_on), go_on))

@@ -144,7 +144,16 @@ def patch_adversarial_loss(logits: Tensor, target_is_real: bool, mode: str = "bc
 
 
 def patch_discriminator_loss(real: Tensor, fake: Tensor, mode: str = "bce") -> Tensor:
-    """Half the sum of the losses of a real map as real and a generated one as fake: a discriminator's loss."""
+    """Half the sum of the losses of a real map as real and a generated one as fake: a discriminator's loss.
+
+    Args:
+        real: the discriminator's logits for a real image, (N, 1, h, w).
+        fake: those for a generated one, alike.
+        mode: as in `patch_adversarial_loss`.
+
+    Raises:
+        ValueError: for an unknown mode.
+    """
     return 0.5 * (patch_adversarial_loss(real, True, mode) + patch_adversarial_loss(fake, False, mode))
 
 

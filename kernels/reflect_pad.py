@@ -79,12 +79,14 @@ class ReflectPadFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, pad: int) -> Tensor:
+        """See `reflect_pad`; `x` is (N, C, H, W)."""
         ctx.pad = pad
         return torch.ops.fastliver.reflect_pad_forward(x, pad)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
+        """The gradient (N, C, H, W) of `x` from that of the padded tensor."""
         return torch.ops.fastliver.reflect_pad_backward(dy, ctx.pad), None
 
 

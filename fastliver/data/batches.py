@@ -147,7 +147,7 @@ class BatchStream:
         return images, labels
 
     def get(self, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Batch `step` of `epoch`, staged and drawn."""
+        """Batch `step` of `epoch`, staged and drawn; what it gives is that of `batch`."""
         self.stage(epoch, step)
         return self.batch()
 

@@ -326,7 +326,7 @@ class DaliSlices:
         return failures(self.plan, self.started)
 
     def result(self) -> Squares:
-        """The squares of a series of which nothing failed, in the order of the plan.
+        """Images (D, size, size) in [-1, 1] and labels of a series of which nothing failed, in the plan's order.
 
         Raises:
             DaliError: when DALI fails.

@@ -20,6 +20,9 @@ from fastliver.errors import InputError
 LIVER_CODES = {"10200004", "T-62000"}
 """SNOMED CT and SNOMED RT for the liver."""
 
+SHEAR_TOLERANCE_DEGREES = 0.1
+"""A distance is then wrong by 0.2 % at most."""
+
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 MR_FOLDERS = {home for home, _ in chaos.SEQUENCE_FOLDERS.values()}
 CHAOS_FOLDERS = {"Train_Sets", "Ground", *MR_FOLDERS}
@@ -273,10 +276,11 @@ def pair(predicted: Mask, true: Mask, spacing: tuple[float, float, float] | None
     """Both masks on one grid.
 
     A mask without geometry (PNG) takes the other's, if their sizes agree; `spacing` (slice, row, column in mm) serves
-    where neither has one.
+    where neither has one. A grid may lie obliquely in the patient, for distances are the same there; but its axes must
+    be perpendicular to one another.
 
     Raises:
-        InputError: when sizes or geometry don't agree; names both files.
+        InputError: when sizes or geometry don't agree, or the grid is sheared; names the files.
     """
     if predicted.affine is None and true.affine is None:
         if spacing is None:
@@ -306,7 +310,20 @@ def pair(predicted: Mask, true: Mask, spacing: tuple[float, float, float] | None
             f"{predicted.path}: lies up to {apart:.2f} mm from {true.path}; their geometry must agree: put the "
             "prediction on the truth's grid"
         )
+    shear = _shear(placed[1])
+    if shear > SHEAR_TOLERANCE_DEGREES:
+        raise InputError(
+            f"{true.path}: its slices are shifted against one another by {shear:.1f} degrees (as by a tilted gantry), "
+            "so that distances can't be measured; resample images and masks to slices straight above one another"
+        )
     return MaskPair(arrays[0], arrays[1], (float(voxel[2]), float(voxel[1]), float(voxel[0])))
+
+
+def _shear(affine: NDArray[np.float64]) -> float:
+    """Degrees that the axes of a grid lack of being perpendicular, at most."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = (axes.T @ axes)[np.triu_indices(3, 1)]
+    return math.degrees(math.asin(min(1.0, float(np.abs(cosines).max()))))
 
 
 def _turn(mask: Mask) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:

@@ -23,7 +23,7 @@ TILT_TOLERANCE_DEGREES = 1.0
 
 @dataclass(frozen=True, slots=True)
 class PlannedSlice:
-    """One slice to be read: a frame of a file, and its PNG mask where the series has masks."""
+    """One slice to be read: a frame of a file, `number` from 0, and its PNG mask where the series has masks."""
 
     image: ImageFile
     number: int
@@ -324,6 +324,7 @@ def read_series(
         affine=plan.affine,
         heights=plan.heights,
         sources=tuple(item.image.path for item in plan.slices),
+        frames=tuple(item.number + 1 for item in plan.slices),
         skipped=plan.skipped,
         notes=plan.notes,
     )

@@ -49,7 +49,7 @@ class SeriesSlices:
         return failures(self.plan, self.started)
 
     def result(self) -> Squares:
-        """The squares of a series of which nothing failed, in the order of the plan."""
+        """Images (D, size, size) in [-1, 1] and labels of a series of which nothing failed, in the plan's order."""
         if self.rule.needs_volume:
             limits = self.rule.limits([self.counted[place] for place in range(len(self.images))])
             for filled in [self.pool.submit(self._fill, place, limits) for place in range(len(self.images))]:

@@ -50,7 +50,15 @@ class SliceEntry:
 
 @dataclass(frozen=True)
 class SliceStore:
-    """An opened store; `images` and `labels` are memory maps that can't be written through."""
+    """An opened store; `images` and `labels` are memory maps that can't be written through.
+
+    Attributes:
+        path: its folder.
+        meta: `store.json`; docs/slice-store.md describes every field.
+        entries: one for each slice.
+        images: (N, size, size) in [-1, 1].
+        labels: (N, size, size), 1 where liver is.
+    """
 
     path: Path
     meta: dict[str, Any]
@@ -90,6 +98,7 @@ class SliceStore:
 
     @property
     def modality(self) -> Modality:
+        """Of the images: "CT" or "MR"."""
         return self.meta["modality"]
 
     @property
@@ -103,7 +112,7 @@ class SliceStore:
         return list(dict.fromkeys(entry.patient for entry in self.entries))
 
     def liver_slices(self) -> NDArray[np.intp]:
-        """Numbers of the slices to learn from: those that show liver, or all where there are no labels."""
+        """(n,) numbers of the slices to learn from: those that show liver, or all where there are no labels."""
         keep = [not self.labelled or entry.liver > 0 for entry in self.entries]
         return np.flatnonzero(keep)
 

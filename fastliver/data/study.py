@@ -25,6 +25,7 @@ class Volume:
         heights: (D,) float64, each slice's own position to the head in mm: where slices are missing it is the affine
             that is wrong.
         sources: the file each slice was read from.
+        frames: of DICOM, which frame of that file each slice is, from 1 as DICOM counts; otherwise empty.
         skipped: "file: reason" of every file left out with `skip_bad`.
         notes: what a user should know of the series and can't see from the counts.
     """
@@ -34,6 +35,7 @@ class Volume:
     affine: NDArray[np.float64]
     heights: NDArray[np.float64]
     sources: tuple[Path, ...]
+    frames: tuple[int, ...] = ()
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -21,6 +21,7 @@ from fastliver.export.dicom_source import (
     PATIENT_AND_STUDY,
     copy_fields,
     encode,
+    frame_number,
     read_sources,
     series_number,
     to_source_planes,
@@ -63,20 +64,23 @@ def write_mr_series(
     Raises:
         InputError: when the source's headers lack what a new series needs.
     """
-    headers = read_sources(volume.sources)
+    headers = read_sources(volume)
     planes = to_source_planes(to_stored(synthetic), volume, headers[0])
     series_uid = generate_uid(prefix=None)
     now = datetime.now()
     written: list[Dataset] = []
     for number, index in enumerate(slices, 1):
-        dataset = _image(headers[index], planes[index], made_by, now)
+        reference = _reference(headers[index], volume.frames[index])
+        dataset = _image(headers[index], reference, planes[index], made_by, now)
         dataset.SeriesInstanceUID, dataset.InstanceNumber = series_uid, number
         write_file(folder / f"{number:04d}.dcm", encode(dataset))
         written.append(dataset)
     return written
 
 
-def _image(source: Dataset, pixels: NDArray[np.uint16], made_by: MadeBy, now: datetime) -> FileDataset:
+def _image(
+    source: Dataset, reference: Dataset, pixels: NDArray[np.uint16], made_by: MadeBy, now: datetime
+) -> FileDataset:
     """One MR image at the place of a CT image."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MRImageStorage, generate_uid(prefix=None)
@@ -105,7 +109,7 @@ def _image(source: Dataset, pixels: NDArray[np.uint16], made_by: MadeBy, now: da
 
     description = f"{SYNTHETIC} by fastliver {__version__}, model {made_by.name} {made_by.version}"
     image.DerivationDescription = description[:1024]
-    image.SourceImageSequence = [_reference(source)]
+    image.SourceImageSequence = [reference]
     image.ContentQualification = "RESEARCH"
     image.BurnedInAnnotation = "NO"
     if source.get("LossyImageCompression") == "01":
@@ -124,10 +128,12 @@ def _image(source: Dataset, pixels: NDArray[np.uint16], made_by: MadeBy, now: da
     return image
 
 
-def _reference(source: Dataset) -> Dataset:
-    """The CT image that a slice was computed from, pixel by pixel."""
+def _reference(source: Dataset, number: int) -> Dataset:
+    """The CT image, or the frame `number` of it, that a slice was computed from, pixel by pixel."""
     item, purpose = Dataset(), Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    if (frame := frame_number(source, number)) is not None:
+        item.ReferencedFrameNumber = frame
     item.SpatialLocationsPreserved = "YES"
     purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
     purpose.CodeMeaning = "Source image for image processing operation"

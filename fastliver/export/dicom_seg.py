@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
 
 from fastliver.data.study import Volume
 from fastliver.errors import InputError
 from fastliver.export.dicom_mr import MadeBy
-from fastliver.export.dicom_source import encode, read_sources, series_number, to_source_planes
+from fastliver.export.dicom_source import encode, frame_number, read_sources, series_number, to_source_planes
 
 SERIES_OFFSET = 2000
 LIVER = ("10200004", "SCT", "Liver")
 ORGAN = ("123037004", "SCT", "Anatomical Structure")
+SINGLE_FRAME = {"CT": CTImageStorage, "MR": MRImageStorage}
 LEVELS = 255
 """Steps of a probability in a FRACTIONAL segmentation."""
 
@@ -31,15 +32,12 @@ def encode_mask(mask: NDArray[np.uint8], volume: Volume, made_by: MadeBy) -> byt
     Raises:
         InputError: when the series' headers lack what a segmentation needs.
     """
-    headers = read_sources(volume.sources)
-    return _encode(headers, to_source_planes(mask, volume, headers[0]), made_by, "BINARY", "Liver")
+    return _encode_of_source(mask, volume, made_by, "BINARY", "Liver")
 
 
 def encode_probability(probability: NDArray[np.float32], volume: Volume, made_by: MadeBy) -> bytes:
     """The probability of liver, (D, H, W) in [0, 1], as a FRACTIONAL segmentation in 255 steps; see `encode_mask`."""
-    headers = read_sources(volume.sources)
-    planes = to_source_planes(probability, volume, headers[0])
-    return _encode(headers, planes, made_by, "FRACTIONAL", "Liver probability")
+    return _encode_of_source(probability, volume, made_by, "FRACTIONAL", "Liver probability")
 
 
 def encode_carried_label(
@@ -53,14 +51,46 @@ def encode_carried_label(
         images: what `write_mr_series` wrote for `slices`.
         slices: the slices that were written.
     """
-    planes = to_source_planes(label, volume, read_sources(volume.sources[:1])[0])[list(slices)]
-    return _encode(images, planes, None, "BINARY", "Liver label of the source CT")
+    planes = to_source_planes(label, volume, read_sources(volume)[0])[list(slices)]
+    return encode(_segmentation(images, planes, None, "BINARY", "Liver label of the source CT"))
 
 
-def _encode(
+def _encode_of_source(array: NDArray[Any], volume: Volume, made_by: MadeBy, kind: str, description: str) -> bytes:
+    """A segmentation of the series that `volume` was read from; `array` is (D, H, W) in display orientation."""
+    headers = read_sources(volume)
+    planes = to_source_planes(array, volume, headers[0])
+    # highdicom takes single-frame images, or one file whose frames share spacing and orientation. A series may be
+    # several files of several frames, so each frame is given to it as an image, and what it refers to put right after.
+    places = {}
+    for header, number in zip(headers, volume.frames, strict=True):
+        file = _reference(header.SOPClassUID, header.SOPInstanceUID)
+        header.SOPClassUID, header.SOPInstanceUID = SINGLE_FRAME[header.Modality], generate_uid(prefix=None)
+        places[header.SOPInstanceUID] = file, frame_number(header, number)
+    segmentation = _segmentation(headers, planes, made_by, kind, description)
+    files = list({file.ReferencedSOPInstanceUID: file for file, _ in places.values()}.values())
+    segmentation.SourceImageSequence = files
+    segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = files
+    for groups in segmentation.PerFrameFunctionalGroupsSequence:
+        for derivation in groups.get("DerivationImageSequence") or ():
+            for source in derivation.SourceImageSequence:
+                file, frame = places[source.ReferencedSOPInstanceUID]
+                source.update(file)
+                if frame is not None:
+                    source.ReferencedFrameNumber = frame
+    return encode(segmentation)
+
+
+def _reference(sop_class: str, sop_instance: str) -> Dataset:
+    """An item that refers to an image (PS3.3 Table 10-11)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, sop_instance
+    return item
+
+
+def _segmentation(
     images: Sequence[Dataset], planes: NDArray[Any], made_by: MadeBy | None, kind: str, description: str
-) -> bytes:
-    """A segmentation of `images`, whose pixels `planes` (N, rows, columns) match one by one."""
+) -> Dataset:
+    """A segmentation of single-frame images, whose pixels `planes` (N, rows, columns) match one by one."""
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import Segmentation, SegmentDescription
     from highdicom.sr import CodedConcept
@@ -108,4 +138,4 @@ def _encode(
             f"series {first.get('SeriesInstanceUID')}: can't be segmented as DICOM SEG ({error}); write NIfTI"
         ) from error
     seg.SeriesDescription = description
-    return encode(seg)
+    return seg

@@ -1,5 +1,6 @@
 """The series that an export belongs to: headers of its slices, and the way back to their rows and columns."""
 
+import copy
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from fastliver.data.orientation import from_display
+from fastliver.data.pixels import FUNCTIONAL_GROUPS
 from fastliver.data.study import Volume
 from fastliver.errors import InputError
 
+TOLERANCE_MM = 1e-3
 REQUIRED = ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
 PATIENT_AND_STUDY = [
@@ -36,45 +39,77 @@ GEOMETRY = [
 SERIES = ["Modality", "SeriesInstanceUID", "SeriesNumber", "SOPClassUID", "SOPInstanceUID", "InstanceNumber",
           "NumberOfFrames", "BodyPartExamined", "Laterality", "LossyImageCompression", "LossyImageCompressionRatio",
           "LossyImageCompressionMethod"]  # fmt: skip
+GROUPS = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
 EMPTY_IF_MISSING = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
                     "AccessionNumber", "ReferringPhysicianName")  # fmt: skip
 """Type 2: must be there, may be empty."""
 
 
-def read_sources(paths: Sequence[Path]) -> list[Dataset]:
+def read_sources(volume: Volume) -> list[Dataset]:
     """Headers of a series, slice by slice: patient, study, geometry and identity, without pixels.
 
-    What is of type 2 and missing is empty; a series without a frame of reference gets a new one, the same for all.
+    A frame of an enhanced file (DICOM PS3.3 C.7.6.16) is given as a single-frame image would have it, its geometry at
+    the top; `NumberOfFrames` and the identity stay those of its file. What is of type 2 and missing is empty; a series
+    without a frame of reference gets a new one, the same for all; SpacingBetweenSlices, by which readers count slices
+    that aren't there, is corrected where the positions say otherwise.
 
     Raises:
-        InputError: for a header that nothing can refer to, or an image of several frames.
+        InputError: for a header that nothing can refer to.
     """
-    headers = [_read(path) for path in paths]
-    frame = next((header.FrameOfReferenceUID for header in headers if header.get("FrameOfReferenceUID")), None)
-    frame = frame or generate_uid(prefix=None)
-    for path, header in zip(paths, headers, strict=True):
+    files = {path: _read(path) for path in dict.fromkeys(volume.sources)}
+    for path, header in files.items():
         for field in REQUIRED:
             if not header.get(field):
                 raise InputError(
                     f"{path}: {field} is missing, so a DICOM object can't refer to it; export the series again, or "
                     "write NIfTI"
                 )
-        if int(header.get("NumberOfFrames") or 1) > 1:
-            raise InputError(f"{path}: an image of several frames; its results can be written as NIfTI only")
+    frame = next((header.FrameOfReferenceUID for header in files.values() if header.get("FrameOfReferenceUID")), None)
+    frame = frame or generate_uid(prefix=None)
+    for header in files.values():
         header.FrameOfReferenceUID = frame
         for field in EMPTY_IF_MISSING:
             if field not in header:
                 setattr(header, field, None)
-    return headers
+    frames = {path: _single_frames(header) for path, header in files.items()}
+    found = [frames[path][number - 1] for path, number in zip(volume.sources, volume.frames, strict=True)]
+    column, row, step = volume.affine[:3, :3].T
+    normal = np.cross(column, row)
+    between = round(float(abs(step @ normal) / np.linalg.norm(normal)), 4)
+    for header in found if len(found) > 1 else ():
+        if "SpacingBetweenSlices" in header and abs((header.SpacingBetweenSlices or 0) - between) > TOLERANCE_MM:
+            header.SpacingBetweenSlices = between
+    return found
+
+
+def frame_number(header: Dataset, number: int) -> int | None:
+    """`number` where a reference to the slice must say it (DICOM PS3.3 Table 10-3): in a file of several frames."""
+    return number if int(header.get("NumberOfFrames") or 1) > 1 else None
 
 
 def _read(path: Path) -> Dataset:
     try:
         return pydicom.dcmread(
-            path, stop_before_pixels=True, specific_tags=[*PATIENT_AND_STUDY, *GEOMETRY, *SERIES], force=True
+            path, stop_before_pixels=True, specific_tags=[*PATIENT_AND_STUDY, *GEOMETRY, *SERIES, *GROUPS], force=True
         )
     except Exception as error:  # pydicom raises what its parsing comes upon
         raise InputError(f"{path}: its header can't be read ({error}); export the series again") from error
+
+
+def _single_frames(header: Dataset) -> list[Dataset]:
+    """A header for each frame of a file, with what the functional groups say of the frame moved to its top level."""
+    shared, own = (header.get(keyword) or [] for keyword in GROUPS)
+    kept = [name for name in header.dir() if name not in GROUPS]
+    frames = []
+    for groups in own or [Dataset()]:
+        frame = Dataset()
+        copy_fields(header, frame, kept)
+        for each in (*shared, groups):
+            for sequence, keywords in FUNCTIONAL_GROUPS.items():
+                for item in each.get(sequence) or ():
+                    copy_fields(item, frame, keywords)
+        frames.append(frame)
+    return frames
 
 
 def to_source_planes(array: NDArray, volume: Volume, first: Dataset) -> NDArray:
@@ -97,10 +132,10 @@ def to_source_planes(array: NDArray, volume: Volume, first: Dataset) -> NDArray:
 
 
 def copy_fields(source: Dataset, target: Dataset, names: Sequence[str]) -> None:
-    """Copy those of the named elements that are there."""
+    """Copy those of the named elements that are there; what is then changed in one dataset stays in the other."""
     for name in names:
         if name in source:
-            target[name] = source[name]
+            target[name] = copy.copy(source[name])
 
 
 def series_number(source: Dataset, offset: int) -> int:

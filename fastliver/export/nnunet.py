@@ -63,7 +63,7 @@ def write_case(
 
 
 def ignoring(label: NDArray[np.uint8], dropped: Collection[int]) -> NDArray[np.uint8]:
-    """The label with the dropped slices marked as to be ignored."""
+    """The label (D, H, W) with the dropped slices marked as to be ignored: 2 everywhere."""
     marked = label.copy()
     marked[list(dropped)] = IGNORE
     return marked

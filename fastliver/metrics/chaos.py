@@ -70,7 +70,7 @@ def volume_scores(predicted: NDArray[Any], true: NDArray[Any], spacing: tuple[fl
 
 
 def border(mask: NDArray[Any]) -> NDArray[Any]:
-    """The voxels of a mask that its 6-connected erosion takes away; the edge of the volume counts as inside.
+    """The voxels of a mask (D, H, W) that its 6-connected erosion takes away; the edge of the volume counts as inside.
 
     A mask that fills the volume has no other border than that edge.
     """

@@ -21,6 +21,11 @@ class OverlapCounts:
     """Pixels in both masks, in the predicted and in the true one.
 
     Each (N,), one entry a sample, for masks; (N, classes) where classes were counted. Scores have the same shape.
+
+    Attributes:
+        intersection: pixels in both masks.
+        predicted: pixels in the predicted mask.
+        true: pixels in the true mask.
     """
 
     intersection: NDArray[np.int64]
@@ -29,7 +34,7 @@ class OverlapCounts:
 
     @classmethod
     def from_array(cls, counts: NDArray[np.int64]) -> "OverlapCounts":
-        """From intersection, predicted and true along the last axis, as the operators give them."""
+        """From (..., 3): intersection, predicted and true along the last axis, as the operators give them."""
         return cls(counts[..., 0], counts[..., 1], counts[..., 2])
 
     def pooled(self) -> "OverlapCounts":
@@ -84,13 +89,13 @@ def overlap_counts_from_logits(
 
 
 def dice(counts: OverlapCounts) -> NDArray[np.float64]:
-    """2 |A and B| / (|A| + |B|) per sample (and class); 1 where both are empty."""
+    """2 |A and B| / (|A| + |B|), 0 to 1, of each sample (and class), in the counts' shape; 1 where both are empty."""
     total = counts.predicted + counts.true
     return np.where(total == 0, 1.0, 2.0 * counts.intersection / np.maximum(total, 1))
 
 
 def iou(counts: OverlapCounts) -> NDArray[np.float64]:
-    """|A and B| / |A or B| per sample (and class); 1 where both are empty."""
+    """|A and B| / |A or B|, 0 to 1, of each sample (and class), in the counts' shape; 1 where both are empty."""
     union = counts.predicted + counts.true - counts.intersection
     return np.where(union == 0, 1.0, counts.intersection / np.maximum(union, 1))
 

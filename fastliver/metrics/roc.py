@@ -8,7 +8,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class RocCurve:
-    """False and true positive rates along falling thresholds, and the area under all of the curve."""
+    """A ROC curve along falling thresholds, thinned, and the area under all of it.
+
+    Attributes:
+        fpr: (points,) false positive rate, 0 to 1, ascending.
+        tpr: (points,) true positive rate at the same thresholds.
+        auc: area under the whole curve, 0 to 1.
+    """
 
     fpr: NDArray[np.float64]
     tpr: NDArray[np.float64]

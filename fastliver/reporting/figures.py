@@ -74,7 +74,8 @@ def roc_picture(run: RunFolder) -> Picture | None:
         "Pixels of the test slices as liver or not at every threshold (the paper's Figure 10). Curves are those of "
         "each training set's first seed; AUC is the mean over its seeds."
     )
-    alt = "ROC curves, with the upper left corner enlarged, of: " + ", ".join(
+    # Labels hold commas.
+    alt = "ROC curves, with the upper left corner enlarged, of: " + "; ".join(
         style["label"] for style in styles.values()
     )
     return Picture("roc", "ROC curves", caption, alt + ".", figure)

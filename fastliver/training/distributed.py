@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from fastliver.errors import OtherRankFailed, RunError
+from fastliver.errors import OtherRankFailed, RunError, run_again
 
 T = TypeVar("T")
 
@@ -175,8 +175,11 @@ def _meeting_place() -> dict[str, Any]:
 
 
 @contextmanager
-def join() -> Iterator[Ranks]:
+def join(again: Callable[[], str] = run_again) -> Iterator[Ranks]:
     """Find the other ranks, if torchrun (or what sets the same variables) started several.
+
+    Args:
+        again: says how to go on when another rank is lost.
 
     Raises:
         RunError: when another rank can't be reached any more.
@@ -193,8 +196,7 @@ def join() -> Iterator[Ranks]:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             reason = str(error).splitlines()[0]
             raise RunError(
-                f"another rank has ended or can't be reached ({reason}); its own message says why; --resume goes on "
-                "from the last checkpoint"
+                f"another rank has ended or can't be reached ({reason}); its own message says why; {again()}"
             ) from error
         raise
     # After an error the others may wait for this one: leaving without a word closes the connections.

@@ -218,10 +218,12 @@ class EssNetTrainer:
         return {name: loss.detach()}, {NOT_FINITE[name]: fault, {"d1": D1_CONSTANT, "d2": D2_CONSTANT}[name]: dead}
 
     def extra_state(self) -> dict[str, Any]:
+        """See `Trainer`: the image pools and the loss scales."""
         scales = {name: update.state() for name, update in self.updates.items()}
         return {"mr_pool": self.mr_pool.state(), "ct_pool": self.ct_pool.state(), "scales": scales}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
+        """The opposite of `extra_state`."""
         self.mr_pool.load_state(state["mr_pool"])
         self.ct_pool.load_state(state["ct_pool"])
         for name, update in self.updates.items():

@@ -48,7 +48,7 @@ class Signals:
     def interrupted(self, remedy: str | None = None) -> Interrupted:
         """What to raise for the signal that was caught, here or by another rank; `remedy` says how to go on."""
         name, number = (self.caught.name, self.caught) if self.caught else ("a signal to another rank", signal.SIGTERM)
-        return Interrupted(name, int(number)) if remedy is None else Interrupted(name, int(number), remedy)
+        return Interrupted(name, int(number), remedy)
 
     @contextmanager
     def held(self) -> Iterator[None]:

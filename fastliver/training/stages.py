@@ -130,7 +130,7 @@ class Run:
     def synthesize(self, job: str) -> None:
         """Turn all CT with liver into labelled synthetic MR."""
         store, samples, result = (f"{kind}-{job}" for kind in ("synthetic", "samples", "synthesis"))
-        if self.folder.read_result(result) is not None:
+        if None not in (self.folder.read_result(result), self.folder.read_result(f"quality-{job}")):
             self.console.print(f"{store}: done before")
             return
         found = self.trained(job, "--stage essnet")

@@ -85,9 +85,11 @@ class UNetTrainer:
             return StepResult({"loss": loss.detach()}, faults)
 
     def extra_state(self) -> dict[str, Any]:
+        """See `Trainer`: the loss scale."""
         return {"scale": self.update.state()}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
+        """The opposite of `extra_state`."""
         self.update.load_state(state["scale"])
 
 

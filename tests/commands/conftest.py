@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
+from pydicom.uid import generate_uid
 
 from fastliver.data.phantom import PhantomSpec, write_phantom
 
@@ -199,3 +201,20 @@ def learned() -> Callable[[Path], dict[str, Any]]:
         return found
 
     return read
+
+
+@pytest.fixture
+def as_enhanced() -> Callable[..., Path]:
+    """Makes one file of several frames, in the files' order backwards, of a series; gives its new folder."""
+    from highdicom.legacy import LegacyConvertedEnhancedCTImage, LegacyConvertedEnhancedMRImage
+
+    def convert(paths: Iterable[Path], folder: Path) -> Path:
+        images = [pydicom.dcmread(path) for path in sorted(paths, reverse=True)]
+        for image in images:
+            image.PositionReferenceIndicator = ""
+        kind = {"CT": LegacyConvertedEnhancedCTImage, "MR": LegacyConvertedEnhancedMRImage}[images[0].Modality]
+        folder.mkdir()
+        kind(images, generate_uid(), 5, generate_uid(), 1).save_as(folder / "enhanced.dcm")
+        return folder
+
+    return convert

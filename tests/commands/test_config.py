@@ -118,7 +118,7 @@ def test_presets_name_settings_that_exist(preset: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [
-        (["--preset=nonsense"], ["--preset=nonsense", "demo, quick, default, paper"]),
+        (["--preset=nonsense"], ["--preset", "nonsense", "'demo', 'quick', 'default', 'paper'"]),
         (["--unet-epochs=0"], ["--unet-epochs=0", "at least 1"]),
         (["--image-size=16"], ["--image-size=16", "at least 32"]),
         (["--image-size=40"], ["--image-size=40", "multiple of 16"]),

@@ -137,7 +137,7 @@ def test_a_killed_rank_ends_the_others_with_a_message(launch: Any, phantom: Path
     ranks[1].send(signal.SIGKILL)
     message = ranks[0].wait(60).err
     assert message.startswith("rank 0: error: another rank has ended or can't be reached")
-    assert "--resume goes on" in message
+    assert f"--resume {tmp_path / 'run'} goes on" in message
     assert "Traceback" not in message
 
 

@@ -178,7 +178,7 @@ def test_a_command_advises_its_own_way_to_go_on(capsys, error, code, text, again
     def main() -> None:
         raise error
 
-    assert run_command(main, again) == code
+    assert run_command(main, lambda: again) == code
     message = capsys.readouterr().err
     assert text in message
     assert message.rstrip().endswith(f"; {again}")

@@ -10,7 +10,8 @@ import yaml
 from fastliver.config import TrainConfig, flatten
 from fastliver.errors import InputError
 from fastliver.files import write_file, write_json
-from fastliver.train import find_run
+from fastliver.run_folder import RunFolder
+from fastliver.train import GoOn, find_run
 from fastliver.training.distributed import Launch
 
 NOW = datetime(2026, 5, 4, 13, 2, 1)
@@ -61,5 +62,31 @@ def test_a_restart_goes_on_with_what_it_began(arguments: list[str], tmp_path: Pa
 )
 def test_nobody_goes_on_with_a_run_of_others_unasked(began: Any, launch: Launch | None, tmp_path: Path) -> None:
     begin(tmp_path / "mine", began)
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match=f"exists already.*--resume {tmp_path / 'mine'}"):
         find_run(["--data=x", f"--runs={tmp_path}", "--name=mine"], launch, NOW)
+
+
+def test_resume_is_advised_for_runs_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(InputError, match="mine: exists already, and is no run to go on with; choose another --name"):
+        find_run(["--data=x", f"--runs={tmp_path}", "--name=mine"], None, NOW)
+
+
+def test_what_was_killed_while_it_began_is_begun_again(tmp_path: Path) -> None:
+    """A folder without settings is none that --resume could go on with."""
+    begin(tmp_path / "mine", None)
+    (tmp_path / "mine" / "config.yaml").rename(tmp_path / "mine" / ".config.yaml.x1")
+    options, _, folder = find_run(["--data=x", f"--runs={tmp_path}", "--name=mine"], None, NOW)
+    assert (folder.root, options.resume) == (tmp_path / "mine", None)
+
+
+def test_the_way_to_go_on_is_one_that_there_is(tmp_path: Path) -> None:
+    go_on = GoOn()
+    assert go_on() == "run the command again"
+    go_on.folder = RunFolder(tmp_path / "mine")
+    write_json(go_on.folder.environment, {})
+    assert go_on() == "run the command again"
+    begin(tmp_path / "mine", None)
+    assert go_on() == f"--resume {tmp_path / 'mine'} goes on from the last checkpoint"
+    find_run([f"--resume={tmp_path / 'mine'}"], None, NOW)

@@ -5,6 +5,7 @@ from pathlib import Path
 import highdicom
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 import fastliver
@@ -66,6 +67,22 @@ def test_dicom_seg_of_one_series(segment, patient, expected, tmp_path) -> None:
     placed = np.argwhere(turned)[:, ::-1] @ affine[:3, :3].T + affine[:3, 3]
     wanted = np.argwhere(expected > 0.5)[:, ::-1] @ volume.affine[:3, :3].T + volume.affine[:3, 3]
     np.testing.assert_allclose(placed, wanted, atol=1e-3)
+
+
+def test_dicom_seg_of_an_enhanced_file_refers_to_its_frames(segment, patient, expected, as_enhanced, tmp_path) -> None:
+    folder, volume = patient
+    enhanced = as_enhanced([*folder.iterdir()], tmp_path / "mr")
+    segment(f"--mr={enhanced}", f"--out={tmp_path / 'liver.dcm'}").succeeded()
+    (source,) = (pydicom.dcmread(path) for path in enhanced.iterdir())
+    heights = [frame.PlanePositionSequence[0].ImagePositionPatient[2]
+               for frame in source.PerFrameFunctionalGroupsSequence]  # fmt: skip
+    seg = highdicom.seg.segread(tmp_path / "liver.dcm")
+    numbers = list(range(1, len(heights) + 1))
+    found = seg.get_pixels_by_source_frame(source.SOPInstanceUID, numbers, segment_numbers=[1],
+                                           assert_missing_frames_are_empty=True)[..., 0]  # fmt: skip
+    for frame, height in zip(found, heights, strict=True):
+        np.testing.assert_array_equal(frame, expected[np.argmin(np.abs(volume.heights - height))] > 0.5)
+    assert found.any()
 
 
 def test_nifti_overlays_an_oblique_input(segment, run, tmp_path) -> None:

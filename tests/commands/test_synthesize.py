@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import nibabel
@@ -148,12 +149,87 @@ def test_store_is_one_to_train_on(synthesize, phantom, tmp_path) -> None:
     assert (store.modality, store.labelled, len(store.patients)) == ("MR", True, 2)
     assert store.images.shape == (16, 32, 32)
     assert len(store.liver_slices()) > 0
-    synthesize(f"--ct={phantom}", f"--out={tmp_path / 'store'}", "--format=store").refused("exists already", "--force")
+    before = files(tmp_path / "store")
+    arguments = (f"--ct={phantom}", f"--out={tmp_path / 'store'}", "--format=store")
+    assert "finished before" in synthesize(*arguments).succeeded()
+    assert files(tmp_path / "store") == before
+    synthesize(*arguments, "--min-dice=0").refused("made with min_dice None, not 0.0")
+    synthesize(*arguments, "--force").succeeded()
+    assert files(tmp_path / "store").keys() == before.keys()
+    assert files(tmp_path / "store") != before
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     arguments = (f"--ct={phantom}", f"--out={tmp_path / 'mine'}", "--format=store", "--force")
     synthesize(*arguments).refused("something else than a slice store")
     assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+@pytest.fixture
+def whole_store(synthesize, phantom, tmp_path) -> dict[str, bytes]:
+    """The files of the store that one process makes of the phantom."""
+    synthesize(f"--ct={phantom}", f"--out={tmp_path / 'whole'}", "--format=store").succeeded()
+    return {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+
+
+def assert_same(folder: Path, store: dict[str, bytes]) -> None:
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == store
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_shards_make_the_same_store_together(synthesize, phantom, whole_store, tmp_path, order) -> None:
+    out = tmp_path / "made" / "store"
+    arguments = (f"--ct={phantom}", f"--out={out}", "--format=store")
+    first = synthesize(*arguments, f"--shard={order[0]}/2").succeeded()
+    assert "1 of 2 patients are left to other processes" in first
+    assert not out.exists()
+    # Run again, it has nothing to do; the other one, as a rank of torchrun, finds all parts and joins them.
+    assert "1 of 1 were finished before" in synthesize(*arguments, f"--shard={order[0]}/2").succeeded()
+    synthesize(*arguments, environment={"RANK": str(order[1] - 1), "WORLD_SIZE": "2"}).succeeded()
+    assert_same(out, whole_store)
+    assert [path.name for path in out.parent.iterdir()] == ["store"]
+    assert "was finished before" in synthesize(*arguments, f"--shard={order[0]}/2").succeeded()
+
+
+def test_a_store_survives_kills_at_any_write(synthesize, phantom, whole_store, tmp_path) -> None:
+    """Killed a little later each time, the command goes on, and never shows half a store."""
+    out = tmp_path / "made" / "store"
+    arguments = (f"--ct={phantom}", f"--out={out}", "--format=store")
+    for writes in range(1, 100):
+        code = synthesize(*arguments, kill_at_write=writes).code
+        if out.exists():
+            assert_same(out, whole_store)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+    assert writes > 10
+    assert_same(out, whole_store)
+    assert [path.name for path in out.parent.iterdir() if path.name[0] != "."] == ["store"]
+
+
+def test_a_store_without_a_bad_patient_says_so(synthesize, broken, tmp_path) -> None:
+    first, second = sorted((broken / "Train_Sets" / "CT").iterdir())
+    next(iter(sorted((first / "DICOM_anon").iterdir()))).write_bytes(b"\0" * 128 + b"DICMrubbish")
+    arguments = (f"--ct={broken}", f"--out={tmp_path / 'store'}", "--format=store")
+    synthesize(*arguments, "--shard=2/2").succeeded()
+    assert not (tmp_path / "store").exists()
+    synthesize(*arguments, "--shard=1/2").refused(first.name)
+    store = SliceStore.open(tmp_path / "store")
+    assert store.patients == [f"CT_{second.name}"]
+    (reason,) = store.meta["skipped"]
+    assert reason.startswith(f"CT_{first.name}: ")
+    for shard in ("1/2", "2/2"):
+        synthesize(*arguments, f"--shard={shard}").refused("lacks patients", reason, code=3)
+    # Mended, it is another data set.
+    shutil.copytree(second / "DICOM_anon", first / "DICOM_anon", dirs_exist_ok=True)
+    synthesize(*arguments).refused("made with hash", "delete it")
+
+
+def test_parts_of_other_settings_are_not_mixed(synthesize, phantom, tmp_path) -> None:
+    arguments = (f"--ct={phantom}", f"--out={tmp_path / 'store'}", "--format=store")
+    synthesize(*arguments, "--shard=1/2").succeeded()
+    synthesize(*arguments, "--shard=2/2", "--min-dice=0").refused("store.parts: holds parts made with min_dice None")
+    assert not (tmp_path / "store").exists()
 
 
 def test_quality_filter_drops_what_disagrees(synthesize, ct_nifti, phantom, tmp_path) -> None:
@@ -186,7 +262,7 @@ def test_quality_filter_drops_what_disagrees(synthesize, ct_nifti, phantom, tmp_
         (["--ct={ct}", "--format=nnunet"], ["DatasetNNN_Name"]),
         (["--ct={ct}", "--min-dice=1.5"], ["--min-dice=1.5", "between 0 and 1"]),
         (["--ct={ct}", "--shard=3/2"], ["--shard=3/2", "i/n"]),
-        (["--ct={ct}", "--format=store", "--shard=1/2"], ["leave --shard out"]),
+        (["--ct={ct}", "--format=store", "--shard=1/2", "--force"], ["--force", "out.parts"]),
         (["--ct={ct}", "--batch=0"], ["--batch=0"]),
         (["--ct={ct}", "--with-real=x"], ["--format nnunet alone"]),
         (["--ct={ct}", "--device=tpu"], ["--device=tpu"]),
@@ -213,3 +289,19 @@ def test_refuses_what_the_run_or_the_ct_lacks(synthesize, write_run, phantom, br
         shutil.rmtree(folder / "Ground")
     arguments = (f"--ct={broken}", f"--out={tmp_path / 'Dataset501_x'}", "--format=nnunet")
     synthesize(*arguments).refused("has no label", "2 of 2", code=3)
+
+
+def test_an_enhanced_ct_becomes_a_classic_mr_series(synthesize, phantom, as_enhanced, tmp_path) -> None:
+    volume = Source(phantom, "CT").studies()[0].read()
+    folder = as_enhanced(volume.sources, tmp_path / "ct")
+    synthesize(f"--ct={folder}", f"--out={tmp_path / 'out'}").succeeded()
+    (source,) = (pydicom.dcmread(path) for path in folder.iterdir())
+    (made,) = Source(tmp_path / "out", "MR").studies()
+    np.testing.assert_allclose(made.read().affine, volume.affine, atol=1e-4)
+    images = [pydicom.dcmread(path) for path in made.paths]
+    assert len(images) == len(volume.image)
+    references = [image.SourceImageSequence[0] for image in images]
+    assert {item.ReferencedSOPInstanceUID for item in references} == {source.SOPInstanceUID}
+    for image, item in zip(images, references, strict=True):
+        frame = source.PerFrameFunctionalGroupsSequence[item.ReferencedFrameNumber - 1]
+        assert image.ImagePositionPatient == frame.PlanePositionSequence[0].ImagePositionPatient

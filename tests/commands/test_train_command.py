@@ -264,6 +264,18 @@ def test_unlabelled_mr_is_enough_for_essnet(train: Any, phantom: Path, broken: P
     train("--resume", tmp_path / "run", "--stage", "unet").refused("the MR has no labels", "--stage")
 
 
+def test_a_unet_learns_from_a_store_that_shards_made(train: Any, phantom: Path, tmp_path: Path) -> None:
+    train("--data", phantom, "--runs", tmp_path, "--name", "run", "--stage", "essnet").succeeded()
+    run = tmp_path / "run"
+    for shard in ("2/2", "1/2"):
+        arguments = ("--run", run, "--ct", phantom, "--out", run / "synthetic", "--format", "store", "--shard", shard)
+        train(*arguments, "--device=cpu", module="fastliver.synthesize", small=False).succeeded()
+    assert SliceStore.open(run / "synthetic").patients == ["CT_1", "CT_2"]
+    train("--resume", run, "--stage", "unet").succeeded()
+    (learned,) = results(run, "unet-essnet-714")
+    assert learned["synthetic"] > 0
+
+
 def test_unlabelled_mr_refused_for_the_whole_way(train: Any, broken: Path, tmp_path: Path) -> None:
     for folder in broken.glob("Train_Sets/MR/*/T2SPIR/Ground"):
         shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 """Stopping and going on: stages one by one, kills at any moment, and what a resumed run refuses."""
 
+import json
 import os
 import shutil
 import signal
@@ -74,7 +75,23 @@ def test_resume_keeps_the_settings(option: str, train: Any, finished: Path) -> N
 
 
 def test_resume_refuses_an_unknown_preset(train: Any, finished: Path) -> None:
-    train("--resume", finished, "--preset=nonsense", "--stage=essnet", small=False).refused("--preset=nonsense")
+    train("--resume", finished, "--preset=nonsense", "--stage=essnet", small=False).refused("--preset", "nonsense")
+
+
+@pytest.mark.parametrize("name", ["quality-essnet", "unet-real-0-seed0", "train-essnet", "data"])
+def test_a_damaged_result_is_made_again_as_its_message_says(
+    name: str, train: Any, finished: Path, learned: Any, tmp_path: Path
+) -> None:
+    run = copy(finished, tmp_path)
+    path = run / "results" / f"{name}.json"
+    before = json.loads(path.read_text())
+    path.write_text("{")
+    if name != "train-essnet":  # which every resumed run writes anew
+        train("--resume", run, small=False).refused(path, "delete it, and python -m fastliver.train --resume makes it")
+        path.unlink()
+    train("--resume", run, small=False).succeeded()
+    assert json.loads(path.read_text()).keys() == before.keys()
+    assert learned(run) == learned(finished)
 
 
 def test_resume_may_add_arrangements_and_seeds(train: Any, finished: Path, tmp_path: Path) -> None:
@@ -209,15 +226,23 @@ def test_interrupted_by_the_user(
     assert learned(run) == learned(finished)
 
 
-@pytest.mark.parametrize("pattern", ["stores/.ct-*/images.npy", "run/.synthetic.*"], ids=["reading", "synthesizing"])
+@pytest.mark.parametrize(
+    ("pattern", "begun"),
+    [("stores/.ct-*/images.npy", False), ("run/.synthetic.*", True)],
+    ids=["reading", "synthesizing"],
+)
 def test_interrupted_while_files_are_written(
-    pattern: str, train: Any, phantom: Path, finished: Path, learned: Any, tmp_path: Path
+    pattern: str, begun: bool, train: Any, phantom: Path, finished: Path, learned: Any, tmp_path: Path
 ) -> None:
     running = train.start("--data", phantom, "--runs", tmp_path, "--name", "run")
     while not any(tmp_path.glob(pattern)) and running.poll() is None:
         time.sleep(0.001)
     running.send(signal.SIGTERM)
-    running.wait().refused("interrupted by SIGTERM", code=143)
+    message = running.wait().refused("interrupted by SIGTERM", code=143)
+    run = tmp_path / "run"
+    way = f"--resume {run} goes on from the last checkpoint" if begun else "run the command again"
+    assert message.strip().endswith(f"interrupted by SIGTERM; {way}")
+    assert run.exists() == begun
     assert not list(tmp_path.glob("**/.*")), "something half-written is left"
     go_on(train, phantom, tmp_path).succeeded()
     assert learned(tmp_path / "run") == learned(finished)

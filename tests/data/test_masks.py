@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from fastliver.data.masks import pair, read_mask
 from fastliver.data.orientation import LPS_FROM_RAS
@@ -302,6 +303,34 @@ def test_grids_that_agree_at_two_opposite_corners_alone_are_refused(nifti):
         assert (to_lps - TO_LPS) @ (7, 6, 5, 1) == pytest.approx(0)
         paths = nifti("prediction.nii", to_lps=to_lps), nifti()
         refused(lambda paths=paths: compare(*paths), *paths, "mm")
+
+
+@pytest.mark.parametrize("degrees", [(10, 0, 0), (20, -30, 15), (0, 0, 90.01)])
+def test_an_oblique_grid_has_the_spacing_of_its_voxels(nifti, degrees):
+    """Turned about the patient's axes, nothing changes but the slices that a radiologist would see."""
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    both = compare(nifti("prediction.nii", to_lps=turn @ TO_LPS), nifti(to_lps=turn @ TO_LPS))
+    expected = SPACING if degrees[2] < 45 else (SPACING[0], SPACING[2], SPACING[1])
+    assert both.spacing == pytest.approx(expected, rel=1e-5)
+    assert both.true.sum() == MASK.sum()
+
+
+def test_a_grid_that_a_tilted_gantry_sheared_is_refused(nifti, tmp_path, write_slice):
+    sheared = TO_LPS.copy()
+    sheared[1, 2] = 3 * np.tan(np.radians(20))
+    path = nifti(to_lps=sheared)
+    refused(lambda: compare(nifti("prediction.nii", to_lps=sheared), path), path, "20.0 degrees", "; resample")
+    # CHAOS PNG, whose DICOM says it: slices upright in the gantry's frame, one above the other along the table
+    ground = write_png(tmp_path / "7" / "Ground", MASK)
+    tilt = np.radians(15)
+    for number in range(5):
+        write_slice(
+            tmp_path / "7" / "DICOM_anon" / f"{number}.dcm", np.zeros((6, 7), np.uint16), (0, 0, 3 * number),
+            ImageOrientationPatient=[1, 0, 0, 0, np.cos(tilt), np.sin(tilt)],
+        )  # fmt: skip
+    results = write_png(tmp_path / "results", MASK)
+    refused(lambda: compare(results, ground), ground, "15.0 degrees", "; resample")
 
 
 def test_masks_that_are_rounding_apart_are_compared(nifti):

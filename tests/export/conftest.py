@@ -1,12 +1,14 @@
-"""A small CT series lying oddly in its files: turned in the plane, slices from the head down, pixels not square."""
+"""A small CT series lying oddly in its files: turned in the plane, slices from the head down, pixels not square; and
+the same series in files of several frames."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from fastliver.data.dicom import read_series
 from fastliver.data.study import Volume
@@ -70,3 +72,32 @@ def make_ct(tmp_path) -> Callable[..., Volume]:
         return read_series(write_ct(tmp_path / "made", [1, 0, 0, 0, 1, 0], **fields), "CT", None, range(0), False)
 
     return make
+
+
+@pytest.fixture(params=ORIENTATIONS.values(), ids=ORIENTATIONS)
+def write_enhanced(request, tmp_path) -> Callable[..., tuple[list[Path], list[Path]]]:
+    """Writes the series twice: one slice a file, and as highdicom makes files of several frames from these.
+
+    `frames` says which slices are each file's frames. Gives the single-frame files, from the feet
+    to the head, and the others.
+    """
+    from highdicom.legacy import LegacyConvertedEnhancedCTImage, LegacyConvertedEnhancedMRImage
+
+    def write(modality: str, frames: list[list[int]]) -> tuple[list[Path], list[Path]]:
+        fields = dict.fromkeys(("PatientBirthDate", "PatientSex", "ReferringPhysicianName"), "")
+        kind, convert = CTImageStorage, LegacyConvertedEnhancedCTImage
+        if modality == "MR":
+            kind, convert = MRImageStorage, LegacyConvertedEnhancedMRImage
+        name = {"SpecificCharacterSet": "ISO_IR 192", "PatientName": "Müller^Jürgen", "StudyTime": "101112"}
+        single = write_ct(tmp_path / "single", request.param, SOPClassUID=kind, Modality=modality, **fields, **name)
+        slices, series = [pydicom.dcmread(path) for path in single], generate_uid()
+        enhanced = []
+        for number, part in enumerate(frames, 1):
+            path = tmp_path / "enhanced" / f"{number}.dcm"
+            path.parent.mkdir(exist_ok=True)
+            convert([slices[place] for place in part], series, 5, generate_uid(), number).save_as(path)
+            enhanced.append(path)
+        heights = {path: pydicom.dcmread(path).ImagePositionPatient[2] for path in single}
+        return sorted(single, key=lambda path: heights[path]), enhanced
+
+    return write

@@ -64,6 +64,8 @@ def test_page_stands_alone(built: RunFolder) -> None:
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == len(FIGURES)
     assert all(image["alt"] for image in images)
+    (curves,) = (image["alt"] for image in images if image["alt"].startswith("ROC"))
+    assert curves.endswith("Combined (1064); Combined (1064), CycleGAN."), "one can hear where a curve's name ends"
     for tag, attributes in page.tags:
         assert tag not in ("script", "link", "iframe", "base")
         for key in ("src", "href", "srcset", "poster"):

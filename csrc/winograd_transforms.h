@@ -16,7 +16,7 @@
 namespace fastliver {
 namespace {
 
-constexpr int64_t kPlanes = 16, kTaps = 9;
+constexpr int64_t kTaps = 9;
 constexpr int64_t kLanes = 16;
 constexpr int64_t kSkew = 32;  // words between planes, which would else fall into the same sets of L1
 
@@ -25,7 +25,8 @@ typedef uint16_t Halves __attribute__((vector_size(32)));
 
 constexpr int64_t kFilterPlane = kChannelBlock * kChannelBlock + kSkew;  // words of a plane of dU
 
-using Word = int32_t;  // what a multiplication takes from a lane: an fp32, or a pair of bf16
+// What a multiplication takes from a lane: an fp32, or a pair of bf16.
+using Word = int32_t;
 
 struct Fp32 {
   using Element = float;
@@ -70,24 +71,108 @@ struct Bf16 {
   }
 };
 
+int64_t ceil_div(int64_t x, int64_t by) {
+  return (x + by - 1) / by;
+}
+
 // The tiles of a batch's outputs, image by image and row by row.
 struct Tiles {
   int64_t down, across, count;
 
-  Tiles(int64_t n, int64_t out_h, int64_t out_w)
-      : down((out_h + 1) / 2), across((out_w + 1) / 2), count(n * down * across) {}
+  Tiles(int64_t n, int64_t h, int64_t w, int64_t side)
+      : down(ceil_div(h, side)), across(ceil_div(w, side)), count(n * down * across) {}
 };
 
-// Bt d B, in place.
-AVX512 INLINE void transform_input(__m512 (&d)[4][4]) {
-  for (int i = 0; i < 4; ++i) {
-    const __m512 a = d[0][i], b = d[1][i], c = d[2][i], e = d[3][i];
-    d[0][i] = a - c, d[1][i] = b + c, d[2][i] = c - b, d[3][i] = b - e;
+// F(2x2, 3x3): filters and rows as values of polynomials at 0, 1, -1 and infinity. Each map is one-dimensional.
+struct TwoByTwo {
+  static constexpr int kOut = 2, kTile = 4, kPlanes = 16;
+
+  struct Input {  // Bt
+    AVX512 static INLINE void apply(const __m512* d, __m512* v) {
+      v[0] = d[0] - d[2], v[1] = d[1] + d[2], v[2] = d[2] - d[1], v[3] = d[1] - d[3];
+    }
+  };
+  struct Filter {  // G
+    AVX512 static INLINE void apply(const __m512* g, __m512* u) {
+      const __m512 even = 0.5f * (g[0] + g[2]), odd = 0.5f * g[1];
+      u[0] = g[0], u[1] = even + odd, u[2] = even - odd, u[3] = g[2];
+    }
+  };
+  struct Output {  // At
+    AVX512 static INLINE void apply(const __m512* m, __m512* y) {
+      y[0] = m[0] + m[1] + m[2], y[1] = m[1] - m[2] - m[3];
+    }
+  };
+  struct Gradient {  // A
+    AVX512 static INLINE void apply(const __m512* y, __m512* e) {
+      e[0] = y[0], e[1] = y[0] + y[1], e[2] = y[0] - y[1], e[3] = -y[1];
+    }
+  };
+  struct FilterGradient {  // Gt
+    AVX512 static INLINE void apply(const __m512* u, __m512* g) {
+      const __m512 even = 0.5f * (u[1] + u[2]);
+      g[0] = u[0] + even, g[1] = 0.5f * (u[1] - u[2]), g[2] = even + u[3];
+    }
+  };
+};
+
+// F(4x4, 3x3): at 0, a, -a, b, -b and infinity. With 3/4 and 3/2 errors are half of those with the usual 1 and 2.
+struct FourByFour {
+  static constexpr int kOut = 4, kTile = 6, kPlanes = 36;
+  static constexpr float a = 0.75f, b = 1.5f, a2 = a * a, b2 = b * b;
+  static constexpr float kZero = 1 / (a2 * b2), kA = 1 / (2 * a2 * (a2 - b2)), kB = 1 / (2 * b2 * (b2 - a2));
+
+  struct Input {
+    AVX512 static INLINE void apply(const __m512* d, __m512* v) {
+      const __m512 even_a = d[4] - b2 * d[2], odd_a = a * (d[3] - b2 * d[1]);
+      const __m512 even_b = d[4] - a2 * d[2], odd_b = b * (d[3] - a2 * d[1]);
+      v[0] = a2 * b2 * d[0] - (a2 + b2) * d[2] + d[4], v[1] = even_a + odd_a, v[2] = even_a - odd_a;
+      v[3] = even_b + odd_b, v[4] = even_b - odd_b, v[5] = a2 * b2 * d[1] - (a2 + b2) * d[3] + d[5];
+    }
+  };
+  struct Filter {
+    AVX512 static INLINE void apply(const __m512* g, __m512* u) {
+      const __m512 even_a = kA * (g[0] + a2 * g[2]), odd_a = kA * a * g[1];
+      const __m512 even_b = kB * (g[0] + b2 * g[2]), odd_b = kB * b * g[1];
+      u[0] = kZero * g[0], u[1] = even_a + odd_a, u[2] = even_a - odd_a;
+      u[3] = even_b + odd_b, u[4] = even_b - odd_b, u[5] = g[2];
+    }
+  };
+  struct Output {
+    AVX512 static INLINE void apply(const __m512* m, __m512* y) {
+      const __m512 even_a = m[1] + m[2], odd_a = a * (m[1] - m[2]), even_b = m[3] + m[4], odd_b = b * (m[3] - m[4]);
+      y[0] = m[0] + even_a + even_b, y[1] = odd_a + odd_b;
+      y[2] = a2 * even_a + b2 * even_b, y[3] = a2 * odd_a + b2 * odd_b + m[5];
+    }
+  };
+  struct Gradient {
+    AVX512 static INLINE void apply(const __m512* y, __m512* e) {
+      const __m512 even_a = y[0] + a2 * y[2], odd_a = a * (y[1] + a2 * y[3]);
+      const __m512 even_b = y[0] + b2 * y[2], odd_b = b * (y[1] + b2 * y[3]);
+      e[0] = y[0], e[1] = even_a + odd_a, e[2] = even_a - odd_a;
+      e[3] = even_b + odd_b, e[4] = even_b - odd_b, e[5] = y[3];
+    }
+  };
+  struct FilterGradient {
+    AVX512 static INLINE void apply(const __m512* u, __m512* g) {
+      const __m512 even_a = kA * (u[1] + u[2]), even_b = kB * (u[3] + u[4]);
+      g[0] = kZero * u[0] + even_a + even_b, g[1] = kA * a * (u[1] - u[2]) + kB * b * (u[3] - u[4]);
+      g[2] = a2 * even_a + b2 * even_b + u[5];
+    }
+  };
+};
+
+// A map of columns, then of rows: IN x IN to OUT x OUT.
+template <typename Map, int IN, int OUT>
+AVX512 INLINE void both_ways(const __m512 (&from)[IN][IN], __m512* to) {
+  __m512 half[OUT][IN];
+  for (int j = 0; j < IN; ++j) {
+    __m512 column[IN], mapped[OUT];
+    for (int i = 0; i < IN; ++i) column[i] = from[i][j];
+    Map::apply(column, mapped);
+    for (int i = 0; i < OUT; ++i) half[i][j] = mapped[i];
   }
-  for (int i = 0; i < 4; ++i) {
-    const __m512 a = d[i][0], b = d[i][1], c = d[i][2], e = d[i][3];
-    d[i][0] = a - c, d[i][1] = b + c, d[i][2] = c - b, d[i][3] = b - e;
-  }
+  for (int i = 0; i < OUT; ++i) Map::apply(half[i], to + i * OUT);
 }
 
 // Where a transform reads: the SIDE x SIDE pixels of x at (row, column), zeros outside of the image.
@@ -105,59 +190,54 @@ AVX512 INLINE void load_tile(const Images& x, int64_t n, int64_t row, int64_t co
 }
 
 // V of 16 channels of a tile: Bt d B.
+template <typename Scheme>
 struct InputTile {
   int64_t pad;
 
   template <typename Format>
   AVX512 INLINE void operator()(const Images& x, int64_t n, int64_t down, int64_t across, int64_t channel,
                                 __m512* v) const {
-    __m512 d[4][4];
-    load_tile<Format>(x, n, 2 * down - pad, 2 * across - pad, channel, d);
-    transform_input(d);
-    for (int p = 0; p < kPlanes; ++p) v[p] = d[p / 4][p % 4];
+    __m512 d[Scheme::kTile][Scheme::kTile];
+    load_tile<Format>(x, n, Scheme::kOut * down - pad, Scheme::kOut * across - pad, channel, d);
+    both_ways<typename Scheme::Input, Scheme::kTile, Scheme::kTile>(d, v);
   }
 };
 
 // E of 16 channels of a tile: A dy At.
+template <typename Scheme>
 struct GradientTile {
   template <typename Format>
   AVX512 INLINE void operator()(const Images& dy, int64_t n, int64_t down, int64_t across, int64_t channel,
-                                __m512* v) const {
-    __m512 d[2][2];
-    load_tile<Format>(dy, n, 2 * down, 2 * across, channel, d);
-    __m512 rows[4][2];
-    for (int i = 0; i < 2; ++i) {
-      rows[0][i] = d[0][i], rows[1][i] = d[0][i] + d[1][i], rows[2][i] = d[0][i] - d[1][i], rows[3][i] = -d[1][i];
-    }
-    for (int i = 0; i < 4; ++i) {
-      v[4 * i] = rows[i][0], v[4 * i + 1] = rows[i][0] + rows[i][1];
-      v[4 * i + 2] = rows[i][0] - rows[i][1], v[4 * i + 3] = -rows[i][1];
-    }
+                                __m512* e) const {
+    __m512 d[Scheme::kOut][Scheme::kOut];
+    load_tile<Format>(dy, n, Scheme::kOut * down, Scheme::kOut * across, channel, d);
+    both_ways<typename Scheme::Gradient, Scheme::kOut, Scheme::kTile>(d, e);
   }
 };
 
 // How the transformed tiles of a chunk lie: by plane, by block of 32 channels, by tile.
-template <typename Format>
+template <typename Format, typename Scheme>
 struct Panels {
   int64_t rows, blocks;  // tiles of a chunk, a multiple of 8, and channels / 32
 
+  // In words.
   int64_t block() const {
     return rows * kChannelBlock / Format::kPack;
-  }  // words
+  }
   int64_t plane() const {
     return blocks * block() + kSkew;
   }
   int64_t words() const {
-    return kPlanes * plane();
+    return Scheme::kPlanes * plane();
   }
 };
 
 // Transforms tiles [begin, end) of a chunk that begins at tile `first`; those from `count` on are zero. Words hold
 // neighbouring channels of a tile, or, for sums over tiles, the same channel of neighbouring tiles.
-template <typename Format, bool OVER_TILES, typename Transform>
+template <typename Format, typename Scheme, bool OVER_TILES, typename Transform>
 AVX512 void transform_tiles(const Images& x, const Tiles& tiles, const Transform& transform, int64_t first,
-                            int64_t begin, int64_t end, int64_t count, const Panels<Format>& panels, Word* v) {
-  constexpr int64_t kTogether = OVER_TILES ? Format::kPack : 1;
+                            int64_t begin, int64_t end, int64_t count, const Panels<Format, Scheme>& panels, Word* v) {
+  constexpr int64_t kTogether = OVER_TILES ? Format::kPack : 1, kPlanes = Scheme::kPlanes;
   for (int64_t t = begin; t < end; t += kTogether) {
     for (int64_t channel = 0; channel < x.c; channel += kLanes) {
       __m512 values[kTogether * kPlanes];
@@ -230,41 +310,33 @@ AVX512 INLINE void load_filters(const Filters& f, int64_t input, int64_t output,
       const float* from = f.weight + (output * kTaps + tap) * f.inputs + input;
       transpose(from, kTaps * f.inputs, taps);
       transpose(from + kLanes * kTaps * f.inputs, kTaps * f.inputs, taps + kLanes);
-      for (int64_t i = 0; i < kChannelBlock; ++i) {  // the next 16: rows lie too far apart for the machine to guess
+      // The next 16: rows lie too far apart for the machine to guess.
+      for (int64_t i = 0; i < kChannelBlock; ++i) {
         _mm_prefetch(reinterpret_cast<const char*>(from + kLanes + i * kTaps * f.inputs), _MM_HINT_T0);
       }
     }
   }
 }
 
-// U of 32 output channels: 16 planes of words (inputs / words' elements) x 32 channels.
-template <typename Format>
+// U of 32 output channels: planes of words (inputs / kPack) x 32 channels.
+template <typename Format, typename Scheme>
 AVX512 void transform_filters(const Filters& f, int64_t output, int64_t plane, Word* u) {
   alignas(64) float taps[kTaps * kLanes * kChannelBlock];
-  const __m512 half = _mm512_set1_ps(0.5f);
   for (int64_t input = 0; input < f.inputs; input += kLanes) {
     load_filters(f, input, output, taps);
     for (int64_t i = 0; i < kLanes; i += Format::kPack) {
       for (int64_t lane = 0; lane < kChannelBlock; lane += kLanes) {
-        __m512 values[Format::kPack * kPlanes];
+        __m512 values[Format::kPack * Scheme::kPlanes];
         for (int64_t part = 0; part < Format::kPack; ++part) {
-          __m512 columns[4][3];
-          for (int j = 0; j < 3; ++j) {
-            const float* from = taps + ((j * kLanes) + i + part) * kChannelBlock + lane;
-            const __m512 a = _mm512_loadu_ps(from), b = _mm512_loadu_ps(from + 3 * kLanes * kChannelBlock);
-            const __m512 c = _mm512_loadu_ps(from + 6 * kLanes * kChannelBlock), sum = half * (a + c);
-            columns[0][j] = a, columns[1][j] = sum + half * b, columns[2][j] = sum - half * b, columns[3][j] = c;
+          __m512 g[3][3];
+          for (int tap = 0; tap < kTaps; ++tap) {
+            g[tap / 3][tap % 3] = _mm512_load_ps(taps + (tap * kLanes + i + part) * kChannelBlock + lane);
           }
-          __m512* value = values + part * kPlanes;
-          for (int j = 0; j < 4; ++j) {
-            const __m512 a = columns[j][0], b = columns[j][1], c = columns[j][2], sum = half * (a + c);
-            value[4 * j] = a, value[4 * j + 1] = sum + half * b, value[4 * j + 2] = sum - half * b;
-            value[4 * j + 3] = c;
-          }
+          both_ways<typename Scheme::Filter, 3, Scheme::kTile>(g, values + part * Scheme::kPlanes);
         }
         Word* out = u + (input + i) / Format::kPack * kChannelBlock + lane;
-        for (int p = 0; p < kPlanes; ++p, out += plane) {
-          _mm512_storeu_si512(out, Format::pack(values + p, kPlanes));
+        for (int p = 0; p < Scheme::kPlanes; ++p, out += plane) {
+          _mm512_storeu_si512(out, Format::pack(values + p, Scheme::kPlanes));
         }
       }
     }
@@ -273,51 +345,42 @@ AVX512 void transform_filters(const Filters& f, int64_t output, int64_t plane, W
 
 // At M A + bias of 32 output channels, of tiles [begin, end) of a chunk that begins at tile `first`, to the pixels of y
 // (N, h, w, outputs).
-template <typename Format>
+template <typename Format, typename Scheme>
 AVX512 void transform_products(const float* m, int64_t m_plane, const Tiles& tiles, int64_t first, int64_t begin,
                                int64_t end, const float* bias, int64_t h, int64_t w, int64_t outputs,
                                typename Format::Element* y) {
+  constexpr int kOut = Scheme::kOut, kTile = Scheme::kTile;
   for (int64_t lane = 0; lane < kChannelBlock; lane += kLanes) {
     const __m512 offset = bias == nullptr ? _mm512_setzero_ps() : _mm512_loadu_ps(bias + lane);
     for (int64_t t = begin; t < end; ++t) {
       const float* from = m + t * kChannelBlock + lane;
-      __m512 rows[2][4];
-      for (int j = 0; j < 4; ++j) {
-        const __m512 a = _mm512_loadu_ps(from + j * m_plane), b = _mm512_loadu_ps(from + (4 + j) * m_plane);
-        const __m512 c = _mm512_loadu_ps(from + (8 + j) * m_plane), d = _mm512_loadu_ps(from + (12 + j) * m_plane);
-        rows[0][j] = a + b + c, rows[1][j] = b - c - d;
-      }
-      const int64_t tile = first + t, column = tile % tiles.across * 2, row = tile / tiles.across % tiles.down * 2;
+      __m512 products[kTile][kTile], pixels[kOut * kOut];
+      for (int p = 0; p < Scheme::kPlanes; ++p) products[p / kTile][p % kTile] = _mm512_loadu_ps(from + p * m_plane);
+      both_ways<typename Scheme::Output, kTile, kOut>(products, pixels);
+      const int64_t tile = first + t, column = tile % tiles.across * kOut,
+                    row = tile / tiles.across % tiles.down * kOut;
       auto* out = y + ((tile / (tiles.down * tiles.across) * h + row) * w + column) * outputs + lane;
-      for (int i = 0; i < 2 && row + i < h; ++i, out += w * outputs) {
-        const __m512* r = rows[i];
-        Format::store(out, r[0] + r[1] + r[2] + offset);
-        if (column + 1 < w) Format::store(out + outputs, r[1] - r[2] - r[3] + offset);
+      for (int i = 0; i < kOut && row + i < h; ++i, out += w * outputs) {
+        for (int j = 0; j < kOut && column + j < w; ++j)
+          Format::store(out + j * outputs, pixels[i * kOut + j] + offset);
       }
     }
   }
 }
 
 // Adds Gt dU G of 32 x 32 channels to dw (outputs, 3, 3, inputs), or puts it there.
+template <typename Scheme>
 AVX512 void add_filters(const float* du, bool add, int64_t inputs, float* dw) {
-  const __m512 half = _mm512_set1_ps(0.5f);
+  constexpr int kTile = Scheme::kTile;
   for (int64_t output = 0; output < kChannelBlock; ++output, dw += kTaps * inputs) {
     for (int64_t lane = 0; lane < kChannelBlock; lane += kLanes) {
       const float* from = du + output * kChannelBlock + lane;
-      __m512 rows[3][4];
-      for (int j = 0; j < 4; ++j) {
-        const __m512 b = half * _mm512_loadu_ps(from + (4 + j) * kFilterPlane),
-                     c = half * _mm512_loadu_ps(from + (8 + j) * kFilterPlane);
-        rows[0][j] = _mm512_loadu_ps(from + j * kFilterPlane) + (b + c), rows[1][j] = b - c;
-        rows[2][j] = (b + c) + _mm512_loadu_ps(from + (12 + j) * kFilterPlane);
-      }
-      for (int i = 0; i < 3; ++i) {
-        const __m512 b = half * rows[i][1], c = half * rows[i][2];
-        const __m512 taps[3] = {rows[i][0] + (b + c), b - c, (b + c) + rows[i][3]};
-        for (int j = 0; j < 3; ++j) {
-          float* to = dw + (3 * i + j) * inputs + lane;
-          _mm512_storeu_ps(to, add ? _mm512_loadu_ps(to) + taps[j] : taps[j]);
-        }
+      __m512 sums[kTile][kTile], taps[kTaps];
+      for (int p = 0; p < Scheme::kPlanes; ++p) sums[p / kTile][p % kTile] = _mm512_loadu_ps(from + p * kFilterPlane);
+      both_ways<typename Scheme::FilterGradient, kTile, 3>(sums, taps);
+      for (int tap = 0; tap < kTaps; ++tap) {
+        float* to = dw + tap * inputs + lane;
+        _mm512_storeu_ps(to, add ? _mm512_loadu_ps(to) + taps[tap] : taps[tap]);
       }
     }
   }

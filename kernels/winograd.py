@@ -1,10 +1,11 @@
-"""3x3 convolutions of stride 1 on a CPU with 1/2.25 of the multiplications: Winograd's F(2x2, 3x3).
+"""3x3 convolutions of stride 1 on a CPU with 1/2.25 or 1/4 of the multiplications: Winograd's F(2x2, 3x3), F(4x4, 3x3).
 
 A 2x2 piece of the output reads a 4x4 tile d of the input, and with a 3x3 filter g
 
     y = At [(G g Gt) o (Bt d B)] A        (Lavin & Gray 2016)
 
-takes 16 multiplications in place of 36; over channels the element-wise product o is 16 matrix products. Backward, the
+takes 16 multiplications in place of 36, and 4x4 from a 6x6 tile 36 in place of 144, at some accuracy: for fp32 results
+of 16x16 pixels or more. Over channels the element-wise product o is 16 or 36 matrix products. Backward, the
 filter's gradient is Gt [sum over tiles of (A dy At) o (Bt d B)] G, and the input's is the convolution of dy with the
 filter turned by 180 degrees: all three save as much. `docs/kernels.md` derives it and says what it costs in accuracy.
 

@@ -23,13 +23,9 @@ from torch.autograd.function import once_differentiable
 
 from fastliver.compiled import MISSING
 
+LAST = torch.channels_last
 CHANNELS = 32
 """The loops take channels by this many."""
-
-
-def _rows_last(weight: Tensor) -> Tensor:
-    """(K, C, 3, 3) as the dense (K, 3, 3, C) that the loops read: a view in channels_last, else a copy."""
-    return weight.permute(0, 2, 3, 1).contiguous()
 
 
 class Conv3x3Function(torch.autograd.Function):
@@ -39,21 +35,20 @@ class Conv3x3Function(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.padding = padding
-        y = torch.ops.fastliver.winograd_conv(x, _rows_last(weight), bias, padding, False)
-        return y.permute(0, 3, 1, 2)
+        return torch.ops.fastliver.winograd_conv(x, weight.contiguous(memory_format=LAST), bias, padding, False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
         x, weight = ctx.saved_tensors
         if dy.stride(1) != 1:
-            dy = dy.contiguous(memory_format=torch.channels_last)
+            dy = dy.contiguous(memory_format=LAST)
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
-            turned = torch.ops.fastliver.winograd_conv(dy, _rows_last(weight), None, 2 - ctx.padding, True)
-            dx = turned.permute(0, 3, 1, 2)
+            rows = weight.contiguous(memory_format=LAST)
+            dx = torch.ops.fastliver.winograd_conv(dy, rows, None, 2 - ctx.padding, True)
         if ctx.needs_input_grad[1]:
-            dw = torch.ops.fastliver.winograd_weight_gradient(x, dy, ctx.padding).permute(0, 3, 1, 2)
+            dw = torch.ops.fastliver.winograd_weight_gradient(x, dy, ctx.padding)
         if ctx.needs_input_grad[2]:
             db = dy.sum((0, 2, 3), dtype=torch.float32)
         return dx, dw, db, None

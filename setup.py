@@ -1,6 +1,6 @@
 """Packaging: `fastliver`, with the folder `kernels/` as `fastliver.kernels`, and the C++/CUDA extension `fastliver._C`.
 
-The extension is a library that `fastliver.metrics.extension` loads. It speaks torch's stable ABI and nothing of
+The extension is a library that `fastliver.compiled` loads. It speaks torch's stable ABI and nothing of
 Python's, so one file serves every Python, and needs neither Python's headers nor a GPU to be built:
 
     FASTLIVER_CUDA=0        C++ alone
@@ -9,7 +9,7 @@ Python's, so one file serves every Python, and needs neither Python's headers no
     FASTLIVER_WERROR=1      warnings are errors: for development, where compilers are known
     CXX, CUDA_HOME          the compilers to use
 
-Without a C++ compiler the package installs all the same, and counts with PyTorch's own operators.
+Without a C++ compiler the package installs all the same, and counts and convolves with PyTorch's own operators.
 """
 
 import hashlib
@@ -77,9 +77,9 @@ TEST = [
     "pydicom-data>=1.0",
 ]
 
-CPP = ("csrc/bindings.cpp", "csrc/overlap_cpu.cpp")
+CPP = ("csrc/bindings.cpp", "csrc/overlap_cpu.cpp", "csrc/winograd_bindings.cpp", "csrc/winograd_cpu.cpp")
 CUDA = ("csrc/cuda/overlap.cu",)
-HEADERS = ("csrc/overlap.h",)
+HEADERS = ("csrc/overlap.h", "csrc/winograd.h", "csrc/winograd_transforms.h")
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 """Compiled for, as far as nvcc knows them; the newest as PTX too, for GPUs to come."""
 

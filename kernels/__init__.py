@@ -13,10 +13,12 @@ from fastliver.kernels.pointwise_loss import (
     patch_discriminator_loss,
 )
 from fastliver.kernels.reflect_pad import reflect_pad
+from fastliver.kernels.winograd import conv3x3
 
 __all__ = [
     "InstanceNormAct",
     "binary_cross_entropy_with_logits",
+    "conv3x3",
     "cycle_l1_loss",
     "instance_norm_act",
     "instance_norm_act_shared",

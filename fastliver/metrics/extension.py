@@ -1,6 +1,6 @@
-"""The extension `fastliver._C`: loaded here, its operators described to torch, and what serves where it is missing.
+"""The overlap counts of the extension `fastliver._C`, described to torch, and what serves where it is missing.
 
-Both operators give int64 counts (N, classes, 3): pixels in both maps, in the predicted and in the true one. On a CPU a
+The operators give int64 counts (N, classes, 3): pixels in both maps, in the predicted and in the true one. On a CPU a
 class id out of range raises. On a GPU, where that would mean waiting, it is counted in no class: a map's counts add up
 to its pixels less those out of range, exactly and for each map of each sample by itself, so nothing is lost by not
 handing them out. `overlap.py` puts them in a slot of their own and raises when it reads the counts.
@@ -8,28 +8,15 @@ handing them out. `overlap.py` puts them in a slot of their own and raises when 
 
 import functools
 import warnings
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-LIBRARY = Path(__file__).resolve().parents[1] / "_C.abi3.so"
+from fastliver.compiled import LIBRARY, MISSING
+
 LABELS = (torch.bool, torch.uint8, torch.int32, torch.int64)
 LOGITS = (torch.float32, torch.float16, torch.bfloat16)
 MAX_CLASSES = 1 << 16
-
-
-def load(library: Path = LIBRARY) -> str:
-    """Load the extension; what was in the way, or nothing."""
-    if not library.exists():
-        return f"{library.name} was not built (no C++ compiler when the package was installed?)"
-    try:
-        torch.ops.load_library(str(library))
-    except OSError as error:
-        return f"{library.name} did not load: {error}"
-    torch.library.register_fake("fastliver::overlap_counts", _fake_counts)
-    torch.library.register_fake("fastliver::overlap_counts_from_logits", _fake_counts_from_logits)
-    return ""
 
 
 def _fake_counts(pred: Tensor, target: Tensor, num_classes: int) -> Tensor:
@@ -41,8 +28,9 @@ def _fake_counts_from_logits(logits: Tensor, target: Tensor, threshold: float) -
     return logits.new_empty((logits.shape[0], classes, 3), dtype=torch.int64)
 
 
-MISSING = load()
-"""Why the extension isn't there; empty when it is."""
+if not MISSING:
+    torch.library.register_fake("fastliver::overlap_counts", _fake_counts)
+    torch.library.register_fake("fastliver::overlap_counts_from_logits", _fake_counts_from_logits)
 
 
 @functools.cache

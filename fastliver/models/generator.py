@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fastliver.kernels import instance_norm_act, instance_norm_act_shared, reflect_pad
+from fastliver.models.conv import Conv3x3
 from fastliver.models.initialise import init_normal
 
 
@@ -18,8 +19,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3)
-        self.conv2 = nn.Conv2d(channels, channels, 3)
+        self.conv1 = Conv3x3(channels, channels)
+        self.conv2 = Conv3x3(channels, channels)
 
     def forward(self, padded: Tensor, inside: Tensor, pad: int) -> tuple[Tensor, Tensor]:
         """Padded and inside, (N, C, H + 2, W + 2) and (N, C, H, W); the output is padded by `pad`."""

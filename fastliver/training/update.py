@@ -14,6 +14,22 @@ SCALING_PATIENCE = 40
 """Steps in a row that loss scaling may leave out: halved as often, 65,536 is far below 1 and no scale helps."""
 
 
+class _AdamInMemoryOrder(Adam):
+    """Adam that shows its kernel a channels_last weight, its gradient and moments as the dense (K, H, W, C) they are.
+
+    On a CPU the fused kernel copies what isn't contiguous there and back, which takes longer than Adam itself.
+    """
+
+    def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
+        is_complex = super()._init_group(group, *lists)
+        weights, gradients, moments, squares, *_ = lists
+        for i, weight in enumerate(weights):
+            if weight.dim() == 4 and not weight.is_contiguous():
+                for tensors in (weights, gradients, moments, squares):
+                    tensors[i] = tensors[i].permute(0, 2, 3, 1)
+        return is_complex
+
+
 class Update:
     """One optimizer's part of a step.
 
@@ -34,7 +50,7 @@ class Update:
         on_gpu = precision.device.type == "cuda"
         self._rate = torch.tensor(lr, device=precision.device) if on_gpu else None
         self._factor = 1.0
-        self.optimizer = Adam(
+        self.optimizer = (Adam if on_gpu else _AdamInMemoryOrder)(
             self.weights, lr=lr if self._rate is None else self._rate, betas=betas, fused=True, capturable=on_gpu
         )
         self.optimizer.register_load_state_dict_pre_hook(self._adapt)

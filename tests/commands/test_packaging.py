@@ -101,6 +101,7 @@ EVERYWHERE = {
     "weights",
     "environment",
     "cli",
+    "compiled",
     "_C",
 }
 """Modules beside the folders that folders may import; the rest of `fastliver/*.py` are commands."""

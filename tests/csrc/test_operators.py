@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fastliver import compiled
 from fastliver.metrics import extension, overlap
 from fastliver.metrics.overlap import OverlapMeter, dice, iou, overlap_counts, overlap_counts_from_logits
 
@@ -196,7 +197,7 @@ def test_without_the_library_pytorch_counts_the_same_and_says_so_once(monkeypatc
     pred, true = label_map((2, 9, 9), 2, torch.uint8, 1), label_map((2, 9, 9), 2, torch.uint8, 2)
     logits = torch.randn(2, 1, 9, 9)
     expected = extension.count(pred, true, 2), extension.count_from_logits(logits, true, 0.0)
-    reason = extension.load(tmp_path / "_C.abi3.so")
+    reason = compiled.load(tmp_path / "_C.abi3.so")
     assert "not built" in reason
     monkeypatch.setattr(extension, "MISSING", reason)
     extension._warn_once.cache_clear()
@@ -211,7 +212,7 @@ def test_without_the_library_pytorch_counts_the_same_and_says_so_once(monkeypatc
     ]
     broken = tmp_path / "broken.so"
     broken.write_bytes(b"not a library")
-    assert "did not load" in extension.load(broken)
+    assert "did not load" in compiled.load(broken)
 
 
 def test_a_gpu_without_its_kernel_is_told_how_to_get_it(monkeypatch):

@@ -25,8 +25,6 @@ ALLOWED = {
     "aten::constant_pad_nd",
     # PyTorch's own convolution on a CPU, which it takes for small inputs and which unfolds them.
     "aten::_slow_conv2d_forward",
-    # Fused Adam on a CPU, on weights; on a GPU it walks them as they lie.
-    "aten::_fused_adam_",
 }
 
 

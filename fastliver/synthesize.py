@@ -15,7 +15,8 @@ from fastliver import __version__
 from fastliver.cli import run_command
 from fastliver.data.cases import Case, find_cases
 from fastliver.data.sources import Source
-from fastliver.data.store import inputs_hash, study_records
+from fastliver.data.store import study_records
+from fastliver.data.store_builder import inputs_hash
 from fastliver.data.store_parts import StoreParts
 from fastliver.errors import InputError, SomeFailed
 from fastliver.export import nnunet

@@ -25,7 +25,7 @@ RECORD = "fastliver.json"
 
 def go_on_with_patients() -> str:
     """How to go on with a command for many patients that was interrupted."""
-    return "run the same command again: it goes on after the last finished patient"
+    return "run the same command again: it goes on after the last finished patient (with --force, from the first)"
 
 
 def add_options(parser: ArgumentParser) -> None:

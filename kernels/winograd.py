@@ -9,8 +9,8 @@ of 16x16 pixels or more. Over channels the element-wise product o is 16 or 36 ma
 filter's gradient is Gt [sum over tiles of (A dy At) o (Bt d B)] G, and the input's is the convolution of dy with the
 filter turned by 180 degrees: all three save as much. `docs/kernels.md` derives it and says what it costs in accuracy.
 
-The loops are C++ (csrc/winograd_cpu.cpp). Transformed tiles, weights and products are scratch that stays in a cache;
-what must move is x and the weights once and y once, as in a direct convolution, and the backward likewise.
+The loops are C++ (csrc/winograd_cpu.cpp). Bytes that must move: x, the weights and y once, as in a direct convolution,
+and the backward likewise; transformed tiles (up to 4 MiB), weights and products are scratch for the caches.
 """
 
 import os

@@ -165,8 +165,8 @@ def _rms(x: Tensor, expected: Tensor) -> float:
 )
 @pytest.mark.parametrize(("padding", "channels"), [(0, 256), (1, 64)])
 def test_errors_are_near_those_of_a_direct_convolution(side, padding, channels, dtype, factor):
-    """fp32: a few roundings more, of 6e-8 each, by 4x4 tiles twice as many; bf16: transformed numbers are rounded where a
-    direct convolution rounds the numbers themselves, and their errors are added up."""
+    """fp32: a few roundings more, of 6e-8 each, by 4x4 tiles twice as many. bf16: rounds transformed numbers, where a
+    direct convolution rounds the numbers themselves, and adds up their errors."""
     side += 2 - 2 * padding
     torch.manual_seed(0)
     x = torch.randn(2, channels, side, side).to(dtype).contiguous(memory_format=LAST).requires_grad_()

@@ -178,6 +178,26 @@ def test_one_element_that_is_no_number_is_found(value, no_sync):
     assert found == 1
 
 
+def test_adam_in_channels_last_is_adam():
+    """Its kernel sees weights, gradients and moments in the order of memory; what it leaves is in the weights' own."""
+    torch.manual_seed(0)
+    image, results = torch.rand(2, 3, 9, 9), []
+    start = torch.nn.Conv2d(3, 4, 3).state_dict()
+    for form in (torch.contiguous_format, torch.channels_last):
+        conv = torch.nn.Conv2d(3, 4, 3)
+        conv.load_state_dict(start)
+        conv.to(memory_format=form)
+        update = Update([conv], 0.1, (0.5, 0.999), Precision("fp32", CPU))
+        for _ in range(3):
+            update(conv(image).square().sum())
+        state = update.optimizer.state[conv.weight]
+        assert conv.weight.is_contiguous(memory_format=form)
+        assert state["exp_avg"].shape == conv.weight.shape
+        results.append((conv.weight.detach(), state["exp_avg"], state["exp_avg_sq"], conv.bias.detach()))
+    for contiguous, channels_last in zip(*results, strict=True):
+        torch.testing.assert_close(channels_last, contiguous, rtol=1e-4, atol=1e-5)
+
+
 # Going on from a checkpoint
 
 

@@ -36,7 +36,8 @@ class Entry:
 
 SUITES = {
     "kernels": Entry(1.5),
-    "train_step": Entry(3.5),
+    "convolution": Entry(1),
+    "train_step": Entry(3),
     "overlap": Entry(1),
     "inference": Entry(1, ("safetensors",)),
     "decode": Entry(2, ("pydicom",)),

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from benchmarks.measure import Work
 from benchmarks.stock import StockUNet, copy_parameters, stock_generator
 from benchmarks.suite import Case, Contestant, Sitting, Suite
-from fastliver.inference import liver_probability
+from fastliver.inference import liver_probability, load_essnet, load_unet
 from fastliver.inference.synthesis import synthesize
-from fastliver.models import ResNetGenerator, UNet
+from fastliver.models import EssNet, UNet
 from fastliver.training.memory_plan import release
 
 BATCH = 8
@@ -36,9 +36,16 @@ def slices(count: int, size: int) -> NDArray[np.float16]:
     return np.random.default_rng(0).uniform(-1, 1, (count, size, size)).astype(np.float16)
 
 
+ESSNET = {"channels": 64, "blocks": 9, "segmentor": False, "segmentor_tanh": False}
+UNET = {"channels": 64, "head_relu": False}
+
+
 def our_network(task: str, device: torch.device) -> nn.Module:
+    """Loaded as a run's is."""
     torch.manual_seed(0)
-    return (ResNetGenerator() if task == "synthesize" else UNet()).to(device).eval()
+    if task == "segment":
+        return load_unet(UNET, UNet(**UNET).state_dict(), device)  # type: ignore[arg-type]
+    return load_essnet(ESSNET, EssNet(**ESSNET).state_dict(), device).g1  # type: ignore[arg-type]
 
 
 def stock_network(task: str, device: torch.device) -> nn.Module:

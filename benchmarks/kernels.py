@@ -256,7 +256,7 @@ def usual(device: torch.device) -> dict[str, Any]:
     """What a training on this device has: of layouts, dtypes and batches."""
     if device.type == "cuda":
         return {"layouts": LAYOUTS, "dtypes": (torch.bfloat16, torch.float32)}
-    return {"layouts": ("contiguous",), "dtypes": (torch.float32,)}
+    return {"layouts": ("channels_last",), "dtypes": (torch.float32,)}
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -264,7 +264,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--batch", type=int, nargs="+", metavar="N", help="images of each call; default 1 and 32, on a CPU 1"
     )
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="default bf16 and fp32, on a CPU fp32")
-    parser.add_argument("--layout", nargs="+", choices=LAYOUTS, help="default both, on a CPU contiguous")
+    parser.add_argument("--layout", nargs="+", choices=LAYOUTS, help="default both, on a CPU channels_last")
     parser.add_argument(
         "--repeats-check", type=int, default=1000, metavar="N", help="runs whose bits have to be the same; 0 for none"
     )

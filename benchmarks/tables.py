@@ -14,6 +14,8 @@ PEERS = {
     "stock autocast bf16": "stock with autocast",
     "stock compiled fp32": "compiled stock fp32",
     "stock compiled bf16": "compiled stock bf16",
+    "stock": "PyTorch",
+    "stock channels_last": "PyTorch, channels_last",
     "stock slice by slice": "stock, slice by slice",
     "stock in batches": "stock, in batches",
     "numpy": "NumPy",
@@ -36,6 +38,7 @@ class Highlight:
         dtype: of fastliver's figures.
         metric: the figure that stands beside the ratios.
         shape: of the case; the first one in the results where none is named.
+        mode: forward, backward or full.
     """
 
     text: str
@@ -44,10 +47,11 @@ class Highlight:
     dtype: str
     metric: str = "rate"
     shape: str = ""
+    mode: str = "full"
 
     def rows(self, rows: Sequence[Row]) -> dict[str, Row]:
         """Its figures by metric."""
-        wanted = (self.suite, self.case, self.dtype, "fastliver", "full")
+        wanted = (self.suite, self.case, self.dtype, "fastliver", self.mode)
         mine = [
             row for row in rows if tuple(row[name] for name in ("suite", "case", "dtype", "provider", "mode")) == wanted
         ]
@@ -60,6 +64,8 @@ HIGHLIGHTS = (
     Highlight("EssNet training step {shape}, bf16", "train_step", "essnet", "bf16", "time"),
     Highlight("U-Net training step {shape}, fp32", "train_step", "unet", "fp32", "time"),
     Highlight("U-Net training step {shape}, bf16", "train_step", "unet", "bf16", "time"),
+    Highlight("3x3 convolution of a residual block {shape}, fp32", "convolution", "block 256", "fp32", mode="forward"),
+    Highlight("the same, gradients", "convolution", "block 256", "fp32", mode="backward"),
     Highlight("synthetic MR of {shape}", "inference", "synthesize", "fp32"),
     Highlight("segmentation of {shape}", "inference", "segment", "fp32"),
     Highlight("CT files 512x512, window and resize to {shape}", "decode", "files", "fp16"),

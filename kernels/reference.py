@@ -23,7 +23,8 @@ class _OwnFormat(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.form = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-        return x.view_as(x)
+        # Not x.view_as(x): for a batch of one in channels_last its strides make later operators take it for contiguous.
+        return x.detach()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -37,8 +38,10 @@ def _instance_norm(x: Tensor, eps: float) -> Tensor:
     """
     if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
         return _OwnFormat.apply(F.instance_norm(x, eps=eps))
+    if len(x) == 1:  # as it is: the gradient of a split is a copy
+        return _OwnFormat.apply(F.batch_norm(x, None, None, training=True, eps=eps))
     samples = [F.batch_norm(sample, None, None, training=True, eps=eps) for sample in x.split(1)]
-    return _OwnFormat.apply(samples[0] if len(samples) == 1 else torch.cat(samples))
+    return _OwnFormat.apply(torch.cat(samples))
 
 
 def _full(x: Tensor) -> Tensor:

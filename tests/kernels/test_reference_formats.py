@@ -8,7 +8,9 @@ from fastliver.kernels import reference
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("options", [{}, {"pad": 1}, {"activation": "leaky_relu"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"pad": 1}, {"activation": "leaky_relu"}, {"activation": "none", "pad": 1}], ids=str
+)
 def test_gradients_do_not_depend_on_the_format(batch, options):
     generator = torch.Generator().manual_seed(0)
     x, residual = (torch.randn(batch, 3, 5, 7, dtype=torch.float64, generator=generator) for _ in range(2))
@@ -24,6 +26,16 @@ def test_gradients_do_not_depend_on_the_format(batch, options):
     for other in results[1:]:
         for expected, got in zip(results[0], other, strict=True):
             torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("activation", ["none", "relu"])
+def test_a_block_in_channels_last_gives_channels_last(batch, activation):
+    """Its shortcut is the inside of a padded tensor; what comes out is what the next convolution reads."""
+    x = torch.randn(batch, 4, 5, 7).to(memory_format=torch.channels_last).requires_grad_()
+    inside = torch.randn(batch, 4, 7, 9).to(memory_format=torch.channels_last)[:, :, 1:-1, 1:-1]
+    y = reference.instance_norm_act(x, activation, residual=inside, pad=1)
+    assert y.stride() == (4 * 7 * 9, 1, 4 * 9, 4)
 
 
 def test_autocast_leaves_the_padding_in_the_reduced_format():

@@ -2,7 +2,7 @@
 
 BASE is checked out beside this working tree and measured with this tree's suites, so that both are held to one ruler.
 Compared are the ratios to peers, which a busy machine changes least, and the rates of what has no peer. A figure that
-fell by over 10 % beyond the spread of the rounds is flagged, and the exit status is then 1.
+fell by over 10 % beyond the spread of the rounds is flagged, as is one that is gone; the exit status is then 1.
 """
 
 import argparse
@@ -102,11 +102,13 @@ def run_suite(tree: Path, suite: str, out: Path, minutes: float) -> list[Row]:
 
 
 def figures(rows: Sequence[Row]) -> dict[tuple[str, ...], float]:
-    """What is compared: fastliver's ratios to peers, and its rates."""
+    """What is compared: fastliver's ratios to peers, and its rates where it has none."""
+    ours = [row for row in rows if row["provider"].startswith("fastliver")]
+    with_peer = {(row["suite"], row["case"]) for row in ours if row["unit"] == "x"}
     return {
         tuple(row[column] for column in IDENTITY): float(row["p50"])
-        for row in rows
-        if row["provider"].startswith("fastliver") and (row["unit"] == "x" or row["metric"] == "rate")
+        for row in ours
+        if row["unit"] == "x" or (row["metric"] == "rate" and (row["suite"], row["case"]) not in with_peer)
     }
 
 
@@ -148,16 +150,20 @@ def main(arguments: Sequence[str]) -> int:
     with checked_out(options.base) as tree, tempfile.TemporaryDirectory() as temporary:
         for number in range(options.rounds):
             for suite in options.only:
-                for name, root in (("base", tree), ("here", REPOSITORY)):
+                order = (("base", tree), ("here", REPOSITORY))
+                for name, root in order[:: -1 if number % 2 else 1]:
                     print(f"round {number + 1} of {options.rounds}: {suite} in {name}", flush=True)
                     out = Path(temporary) / f"{name}-{suite}-{number}.csv"
                     for key, value in figures(run_suite(root, suite, out, options.minutes)).items():
                         measured[name][key].append(value)
     found = changes(measured["base"], measured["here"])
+    gone = [" ".join(key) for key in measured["base"] if key not in measured["here"]]
     print(report(found))
+    for name in gone:
+        print(f"gone: {name}")
     dropped = sum(change.is_drop for change in found)
-    print(f"{len(found)} figures compared, {dropped} dropped by over {DROP:.0%} beyond the spread")
-    return int(dropped > 0)
+    print(f"{len(found)} figures compared, {dropped} dropped by over {DROP:.0%} beyond the spread, {len(gone)} gone")
+    return int(dropped > 0 or bool(gone) or not found)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from benchmarks.suite import Case, Contestant, Sitting, Suite
 from fastliver.inference import liver_probability, load_essnet, load_unet
 from fastliver.inference.synthesis import synthesize
 from fastliver.models import EssNet, UNet
-from fastliver.training.memory_plan import release
 
 BATCH = 8
 TOLERANCE = 5e-3
@@ -128,7 +127,6 @@ def run(sitting: Sitting) -> None:
     for case in cases(sitting.device):
         if sitting.takes(case.title):
             sitting.race(case)
-            release(sitting.device)
 
 
 SUITE = Suite("inference", __doc__, run, repeats=(5, 20))

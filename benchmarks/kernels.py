@@ -14,7 +14,6 @@ or over 16,384 elements. The loss of n elements moves n b (and its targets) in a
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -166,9 +165,10 @@ def providers(case: OperatorCase, device: torch.device, compiled: bool = True) -
     return ways
 
 
-def _results(provider: Provider, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _results(provider: Provider, inputs: tuple[Tensor, ...], incoming: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     outputs = provider(inputs)
-    return *outputs, *gradients(outputs, inputs, output_gradients(outputs))
+    # A gradient that passes through is the incoming one itself, and results are overwritten.
+    return *outputs, *gradients(outputs, inputs, tuple(gradient.clone() for gradient in incoming))
 
 
 def _exact(x: Tensor) -> Tensor:
@@ -215,17 +215,19 @@ def repeats_differ(case: OperatorCase, repeats: int, device: torch.device) -> in
     def as_bits(x: Tensor) -> Tensor:
         return x.detach().view(BITS[4] if x.dtype == torch.float32 else bits)
 
-    first = [as_bits(x).clone() for x in _results(provider, inputs)]
+    # Made here: a graph can't hold random numbers of a generator of its own.
+    incoming = output_gradients(provider(inputs))
+    first = [as_bits(x).clone() for x in _results(provider, inputs, incoming)]
     count = torch.zeros((), dtype=torch.int64, device=device)
 
     def step() -> None:
-        results = _results(provider, inputs)
+        results = _results(provider, inputs, incoming)
         for result, expected in zip(results, first, strict=True):
             count.add_((as_bits(result) != expected).sum())
         for result in results:
             result.detach().fill_(float("nan"))
 
-    again = captured(step, device)
+    again = captured(lambda: step, device)
     count.zero_()
     for _ in range(repeats):
         again()
@@ -237,10 +239,10 @@ def case_of(operator: OperatorCase, mode: str, device: torch.device, ways: Mappi
     least = bytes_moved(operator, mode)
 
     def make(way: Provider) -> Work:
-        return captured(dict(steps(way, make_inputs(operator, device)))[mode], device)
+        return captured(lambda: dict(steps(way, make_inputs(operator, device)))[mode], device)
 
     contestants = [Contestant(name, partial(make, way)) for name, way in ways.items()]
-    contestants.append(Contestant("copy", lambda: captured(copy_work(least, device), device)))
+    contestants.append(Contestant("copy", lambda: captured(lambda: copy_work(least, device), device)))
     shape = "x".join(map(str, operator.shape))
     return Case(operator.title, shape, operator.dtype_name, tuple(contestants), least / 1e9, "GB/s", mode)
 
@@ -283,13 +285,16 @@ def time_operator(operator: OperatorCase, sitting: Sitting) -> None:
     for mode in MODES:
         case = case_of(operator, mode, device, ways)
         works = {contestant.title: contestant.make() for contestant in case.contestants}
-        if device.type != "cuda":
-            sitting.record(case, by_turns(works, sitting.repeats, device))
-            continue
-        stopwatch = Stopwatch(device, sitting.repeats)
-        seconds = {title: stopwatch.seconds(work) for title, work in works.items()}
+        cuda = device.type == "cuda"
+        turns = (
+            Stopwatch(device, sitting.repeats).by_turns
+            if cuda
+            else partial(by_turns, repeats=sitting.repeats, device=device)
+        )
+        seconds = turns(works)
+        del works  # with their graphs, before the next ones are made
         sitting.record(case, seconds)
-        if "fastliver" in seconds:
+        if cuda and "fastliver" in seconds:
             moved = rates(bytes_moved(operator, mode, least=False) / 1e9, percentiles(seconds["fastliver"]))
             sitting.add(case, case.contestants[0], "traffic", "GB/s", moved)
 
@@ -312,14 +317,14 @@ def run(sitting: Sitting) -> None:
     cuda = sitting.device.type == "cuda"
     batches = options.batch or ([1, 32] if cuda else [1])
     operators = [one for batch in batches for one in variants(**kinds, batch=batch)]
-    # Captures need a stream of their own. Backwards of compiled code are run several times over one forward.
-    stream = torch.cuda.stream(torch.cuda.Stream(sitting.device)) if cuda else nullcontext()
-    with stream, functorch.patch(donated_buffer=False):
+    # Backwards of compiled code are run several times over one forward.
+    with functorch.patch(donated_buffer=False):
         for operator in operators:
             if sitting.takes(operator.title):
-                time_operator(operator, sitting)
-                if cuda and options.repeats_check:
-                    check_repeats(operator, sitting)
+                with sitting.fitting(operator.title):
+                    time_operator(operator, sitting)
+                    if cuda and options.repeats_check:
+                        check_repeats(operator, sitting)
 
 
 SUITE = Suite("kernels", __doc__, run, repeats=(5, 100), add_options=_add_options)

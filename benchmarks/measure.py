@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -57,48 +58,68 @@ def by_turns(works: Mapping[str, Work], repeats: int, device: torch.device, warm
     return seconds
 
 
-def captured(step: Work, device: torch.device, warmups: int = 3) -> Work:
-    """Something that repeats `step`: the replay of a CUDA graph on a GPU, `step` itself on a CPU.
+@dataclass(frozen=True)
+class Replay:
+    """A recorded step; what it reads and writes stays in memory as long as this is held."""
 
-    What `step` made before (outputs that a backward goes through) has to come from the current stream, on which the
-    graph is captured: autograd runs a backward on the stream of its forward.
+    graph: "torch.cuda.CUDAGraph"
+    step: Work
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
+def captured(make: Callable[[], Work], device: torch.device, warm_up: int = 3) -> Work:
+    """The step that `make` gives: on a GPU as a CUDA graph, on a CPU as it is.
+
+    All of it is made and recorded on one stream that isn't the default one, where nothing can be recorded: autograd
+    runs a backward on the stream of its forward.
     """
     if device.type != "cuda":
-        return step
-    for _ in range(warmups):
-        step()
+        return make()
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        step = make()
+        for _ in range(warm_up):
+            step()
+        torch.cuda.synchronize(device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            step()
     torch.cuda.synchronize(device)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=torch.cuda.current_stream(device)):
-        step()
-    return graph.replay
+    return Replay(graph, step)
 
 
 class Stopwatch:
-    """Times short work on a GPU between events, with the L2 overwritten before each repeat.
+    """Times short works on a GPU between events, by turns, with the L2 overwritten before each.
 
     Args:
         device: a CUDA device.
-        repeats: how often the work is timed, after a tenth of it unmeasured.
+        repeats: how often each is timed, after a tenth of it unmeasured.
     """
 
     def __init__(self, device: torch.device, repeats: int = 100) -> None:
         self.repeats = repeats
         self.flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
 
-    def seconds(self, work: Work) -> list[float]:
-        """Of each repeat."""
-        events = []
+    def by_turns(self, works: Mapping[str, Work]) -> dict[str, list[float]]:
+        """Seconds of each work at each turn."""
+        events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]] = {name: [] for name in works}
         for _ in range(self.repeats + self.repeats // 10 + 1):
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            # Writing the flush also takes the GPU so long that the launch below is queued before it begins.
-            self.flush.zero_()
-            start.record()
-            work()
-            end.record()
-            events.append((start, end))
+            for name, work in works.items():
+                start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                # Writing the flush also takes the GPU so long that the launch below is queued before it begins.
+                self.flush.zero_()
+                start.record()
+                work()
+                end.record()
+                events[name].append((start, end))
         torch.cuda.synchronize(self.flush.device)
-        return [1e-3 * start.elapsed_time(end) for start, end in events[-self.repeats :]]
+        return {
+            name: [1e-3 * start.elapsed_time(end) for start, end in pairs[-self.repeats :]]
+            for name, pairs in events.items()
+        }
 
 
 def matrix_peak(dtype: torch.dtype, device: torch.device) -> float:

@@ -91,10 +91,13 @@ def measure(case: Case, device: torch.device) -> dict[str, int]:
 
 
 def _measure_alone(case: Case) -> dict[str, int]:
-    """`measure` in a process of its own; nothing if that fails, such as for want of memory."""
+    """`measure` in a process of its own; says why and gives nothing if that fails, such as for want of memory."""
     command = [sys.executable, "-m", "benchmarks.memory", "--measure", json.dumps(asdict(case))]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(f"not measured: {(done.stderr.strip().splitlines() or ['no message'])[-1]}", flush=True)
+        return {}
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

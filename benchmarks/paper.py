@@ -7,7 +7,8 @@ at work saves a checkpoint and leaves.
 
     python -m benchmarks.paper --ct Dataset102_CT --mr Dataset101_MR --arrangements 0,714
 
-What stands after `--` goes to `fastliver.train`; the tables then say that it isn't the paper's setting.
+What stands after `--` goes to `fastliver.train` when the run begins; the tables say what differs from the paper's
+setting.
 """
 
 import argparse
@@ -17,18 +18,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from benchmarks.results import results_folder, surroundings
-from fastliver.config import PAPER_SYNTHETIC
+from fastliver.cli import read_settings
+from fastliver.config import PRESETS, DataConfig, EngineConfig, TrainConfig, flatten
 from fastliver.files import write_file, write_json
 from fastliver.reporting import paper
-from fastliver.reporting.table import Table
 from fastliver.reporting.tables import make_tables
 from fastliver.run_folder import RunFolder
+from fastliver.train import ADDITIVE
 from fastliver.training.jobs import UNetJob
 from fastliver.training.progress import clock
 
@@ -39,6 +41,8 @@ ORDER = "0,714,354,1034,1487,2050"
 LEAVE = 300.0
 """Seconds that a training may take to save and leave."""
 NOT_RUN = "not run"
+SCORES = ("training_images", "source", "arrangement", "dice", "iou", "paper_dice", "paper_iou")
+"""Columns of a table of which nothing was run yet."""
 
 
 @dataclass(frozen=True)
@@ -118,34 +122,50 @@ def carry_out(stage: Stage, run: RunFolder, new: Sequence[str], deadline: float)
         return 124
 
 
-def with_missing(table: Table) -> str:
-    """A table as CSV; of Table 3, the paper's arrangements that were not run stand at the end, marked so."""
-    text = table.csv()
-    if table.name != "segmentation":
+def with_missing(name: str, text: str) -> str:
+    """A table's CSV; of Tables 3 and 5 the paper's rows that were not run stand at the end, marked so.
+
+    Args:
+        name: of the table in the report.
+        text: its CSV, nothing where there is none yet.
+    """
+    wanted = {"segmentation": ("essnet", paper.SEGMENTATION), "ablation": ("cyclegan", paper.CYCLEGAN)}
+    if name not in wanted:
         return text
-    head, *rows = csv.reader(text.splitlines())
-    there = {row[head.index("arrangement")] for row in rows}
+    head, *rows = csv.reader(text.splitlines() or [",".join(SCORES)])
+    source, scores = wanted[name]
+    keys = [dict(zip(head, row, strict=True)) for row in rows]
     lines = []
-    for count in PAPER_SYNTHETIC:
-        if str(count) not in there:
-            theirs = paper.SEGMENTATION[count]
-            known = {
-                "training_images": NOT_RUN,
-                "arrangement": count,
-                "paper_dice": theirs.dice,
-                "paper_iou": theirs.iou,
-            }
+    for count, theirs in scores.items():
+        who = source if count else "real"
+        if not any(key["source"] == who and key.get("arrangement", str(count)) == str(count) for key in keys):
+            known = {"training_images": NOT_RUN, "source": who, "arrangement": count}
+            known |= {"paper_dice": theirs.dice, "paper_iou": theirs.iou}
             lines.append(",".join(str(known.get(column, "")) for column in head) + "\n")
-    return text + "".join(lines)
+    return (text or ",".join(head) + "\n") + "".join(lines)
 
 
 def write_tables(run: RunFolder, folder: Path, about: dict[str, object]) -> None:
     """Tables 3 to 5, the learning curve, and what they were made with."""
     folder.mkdir(parents=True, exist_ok=True)
-    for table in make_tables(run):
-        if table.name in TABLES:
-            write_file(folder / f"{TABLES[table.name]}.csv", with_missing(table))
+    made = {table.name: table.csv() for table in make_tables(run)}
+    for name, file in TABLES.items():
+        text = with_missing(name, made.get(name, ""))
+        if text:
+            write_file(folder / f"{file}.csv", text)
     write_json(folder / "about.json", about)
+
+
+def differences(run: RunFolder) -> list[str]:
+    """The run's settings that are not those of the paper's preset, as options; data and engine left out."""
+    usual = flatten(TrainConfig()) | PRESETS["paper"]
+    beside = {"preset", *asdict(DataConfig()), *asdict(EngineConfig()), *ADDITIVE} - {"image_size"}
+    saved = read_settings(run.config)
+    return [
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in saved.items()
+        if name not in beside and value != usual.get(name)
+    ]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -179,20 +199,22 @@ def main(arguments: Sequence[str]) -> int:
     data = [word for name in ("data", "ct", "mr") if (value := getattr(options, name)) for word in (f"--{name}", value)]
     new = [*data, "--preset", "paper", "--yes", *further]
     run = RunFolder(options.run)
-    about: dict[str, object] = {**surroundings(device), "options": further, "seeds": options.seeds}
+    about: dict[str, object] = {**surroundings(device), "seeds": options.seeds}
+    parts = list(stages(counts, options.seeds, options.ablation, patients))
     done: list[str] = []
     status = 0
-    for stage in stages(counts, options.seeds, options.ablation, patients):
+    for stage in parts:
         if not stage.is_done(run):
             print(f"== {stage.title}", flush=True)
             status = carry_out(stage, run, new, began + 60 * options.minutes)
+        done += [] if status else [stage.title]
         if run.config.exists():
-            write_tables(run, folder, {**about, "finished": done})
+            left = [part.title for part in parts if part.title not in done]
+            write_tables(run, folder, {**about, "options": differences(run), "finished": done, NOT_RUN: left})
         if status:
             why = f"the {options.minutes:g} minutes are over" if status == 124 else f"it ended with status {status}"
             print(f"{stage.title}: {why}; the same command goes on from here")
             break
-        done.append(stage.title)
     print(f"{clock(time.monotonic() - began)}; finished: {', '.join(done) or 'nothing'}; tables in {folder}")
     return status
 

@@ -5,7 +5,6 @@ many bytes, operations a second against the machine's best matrix product or con
 """
 
 import argparse
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -30,6 +29,12 @@ COLOURS = {
     "library": GREEN,
     "copy": GREY,
 }
+MEMORY_COLOURS = {
+    ("plain", "estimated"): BLUE,
+    ("plain", "measured"): BLACK,
+    ("checkpointed", "estimated"): GREEN,
+    ("checkpointed", "measured"): ORANGE,
+}
 DTYPE_STYLES = {"fp32": "-", "tf32": "-.", "bf16": "--", "fp16": ":"}
 LIMIT_GIB = 6.0
 Points = dict[str, list[tuple[float, float]]]
@@ -53,10 +58,7 @@ def draw(ax: Axes, points: Points, styles: Callable[[str], dict[str, Any]]) -> N
 
 def ratio_bars(rows: Sequence[Row]) -> Figure | None:
     """How many times as fast as each peer, for README's lines."""
-    lines = [
-        (what, part) for what, _, text in highlights(rows) for part in text.split(", ") if re.match(r"[\d.]+x ", part)
-    ]
-    bars = [(f"{what}\nvs {part.partition('x ')[2]}", float(part.partition("x ")[0])) for what, part in lines]
+    bars = [(f"{line.what}\nvs {name}", ratio) for line in highlights(rows) for name, ratio in line.ratios]
     if not bars:
         return None
     figure = new_figure(8.0, 0.6 + 0.36 * len(bars))
@@ -67,6 +69,7 @@ def ratio_bars(rows: Sequence[Row]) -> Figure | None:
     ax.set_xscale("log")
     ax.axvline(1, color=BLACK, linewidth=0.8)
     ax.grid(axis="y", visible=False)
+    ax.set_ylim(-0.7, len(bars) - 0.3)
     for place, ratio in enumerate(ratios):
         ax.annotate(f"{ratio:.2f}", (ratio, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
     ax.set(xlabel="times as fast (1 is equal)", title="fastliver beside others, in one process by turns")
@@ -191,6 +194,8 @@ def memory(rows: Sequence[Row]) -> Figure | None:
     """Memory of the process against batch, estimated and measured."""
     kinds = {"process_estimated": "estimated", "process": "measured"}
     found = [row for row in rows if row["suite"] == "memory" and row["metric"] in kinds]
+    # fp16 is estimated to take what bf16 takes.
+    found = [row for row in found if row["dtype"] != "fp16" or row["metric"] == "process"]
     if not found:
         return None
     trainings = list(dict.fromkeys(row["case"] for row in found))
@@ -205,7 +210,7 @@ def memory(rows: Sequence[Row]) -> Figure | None:
             ax,
             points,
             lambda name: {
-                "color": (BLUE if name.startswith("plain") else GREEN) if "estimated" in name else BLACK,
+                "color": MEMORY_COLOURS[name.split()[0], name.split()[1]],
                 "linestyle": DTYPE_STYLES[name.split()[-1]],
             },
         )

@@ -1,4 +1,4 @@
-"""Started by torchrun: the ranks of one process group take training steps together; rank 0 prints the milliseconds."""
+"""Started by torchrun: the ranks of one process group take training steps together; rank 0 prints the seconds."""
 
 import json
 import sys
@@ -7,7 +7,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from benchmarks.train_step import Size, noise
+from benchmarks.train_step import WARM_UP, Size, noise
 from fastliver.training.distributed import join
 from fastliver.training.memory import make_network, make_trainer
 from fastliver.training.precision import Precision
@@ -30,7 +30,7 @@ def main(training: str, size: int, repeats: int) -> None:
         execution = Execution(Precision.of("auto", device), "auto", ranks.wrap, not ranks.alone)
         trainer = make_trainer(one.workload(), network, noise(one, device), execution)
         times = []
-        for number in range(-2, repeats):
+        for number in range(-WARM_UP, repeats):
             if not ranks.alone:
                 dist.barrier(ranks.group)
             began = time.perf_counter()

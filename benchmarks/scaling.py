@@ -1,7 +1,8 @@
 """`python -m benchmarks.scaling`: how a step's time grows with the batch, with the image's side and with the ranks.
 
 Batch and side vary one at a time, beside the stock recipe in eager fp32. Ranks take batch 1 each, started by torchrun
-as a run is: over the GPUs that are there, or over a CPU's cores, which they share. Memory against batch is in
+as a run is: over the GPUs that are there, or over a CPU's cores, which they share. On a GPU one rank replays a CUDA
+graph, which several can't yet. Memory against batch is in
 `benchmarks.memory`.
 """
 
@@ -13,10 +14,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from benchmarks.measure import by_turns
 from benchmarks.suite import Case, Contestant, Sitting, Suite
-from benchmarks.train_step import TFLOP, Provider, Size, case_of, prepared, providers
-from fastliver.training.memory_plan import release
+from benchmarks.train_step import TFLOP, Provider, Size, case_of, providers, race
 
 
 def kinds(device: torch.device) -> list[Provider]:
@@ -81,8 +80,7 @@ def run(sitting: Sitting) -> None:
     device = sitting.device
     for case in cases(device):
         if sitting.takes(case.title):
-            sitting.record(case, by_turns(prepared(case, sitting), sitting.repeats, device))
-            release(device)
+            race(case, sitting)
     for training in TFLOP:
         for count in rank_counts(device):
             size = 256 if device.type == "cuda" else 64

@@ -6,15 +6,19 @@ are so together.
 """
 
 import argparse
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 import torch
 
 from benchmarks.measure import Percentiles, Work, by_turns, percentiles, rates
 from benchmarks.results import Results, results_folder, surroundings
+from fastliver.training.memory_plan import release
 
 OURS = "fastliver"
 MINUTES = 9.0
@@ -85,6 +89,10 @@ class Case:
         return self.title
 
 
+class TimeIsUp(Exception):
+    """A sitting's minutes are over in the middle of a case."""
+
+
 class Sitting:
     """One run of a suite: it races cases, writes their rows as they come, and keeps them for the tables at the end.
 
@@ -100,6 +108,7 @@ class Sitting:
         self.ratios: list[tuple[str, ...]] = []
         self.figures: list[tuple[str, ...]] = []
         self.complaints: list[str] = []
+        self.taken = 0
         self.began = self.case_began = time.monotonic()
         self.longest = 0.0
 
@@ -115,7 +124,18 @@ class Sitting:
         if now + self.longest > self.began + 60 * self.options.minutes:
             self.say(f"{case}: left out, the {self.options.minutes:g} minutes are over (--minutes)")
             return False
+        self.taken += 1
         return True
+
+    @contextmanager
+    def fitting(self, case: str) -> Iterator[None]:
+        """Say so where the block wants more memory than there is, and give back what it held in any case."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            self.say(f"{case}: left out, it does not fit in memory")
+        finally:
+            release(self.device)
 
     def say(self, text: str) -> None:
         print(text, flush=True)
@@ -127,11 +147,13 @@ class Sitting:
 
     def race(self, case: Case) -> None:
         """Time the contestants of a case that do it right, by turns."""
-        works = {contestant.title: contestant.make() for contestant in case.contestants}
-        for title, fault in case.check(works).items():
-            self.complain(f"{case.title}: {title} {fault}; not timed")
-            del works[title]
-        self.record(case, by_turns(works, self.repeats, self.device))
+        with self.fitting(case.title):
+            works = {contestant.title: contestant.make() for contestant in case.contestants}
+            for title, fault in case.check(works).items():
+                self.complain(f"{case.title}: {title} {fault}; not timed")
+                del works[title]
+            self.record(case, by_turns(works, self.repeats, self.device))
+            del works
 
     def record(self, case: Case, seconds: Mapping[str, Sequence[float]]) -> None:
         """Write and show what was timed: by title, the seconds of each turn."""
@@ -191,6 +213,10 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
 
 
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise TimeIsUp
+
+
 @dataclass(frozen=True)
 class Suite:
     """A suite as a command.
@@ -225,7 +251,16 @@ class Suite:
         path = options.out or results_folder(device) / f"{self.name}.csv"
         with Results(path, self.name, surroundings(device)) as results:
             sitting = Sitting(results, device, options, options.repeats or self.repeats[cuda])
-            self.run(sitting)
-        sitting.show()
+            signal.signal(signal.SIGALRM, _stop)
+            signal.setitimer(signal.ITIMER_REAL, 60 * options.minutes)
+            try:
+                self.run(sitting)
+            except TimeIsUp:
+                sitting.say(f"the {options.minutes:g} minutes are over in the middle of a case (--minutes)")
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                sitting.show()
+        if not sitting.taken:
+            sitting.complain(f"no case was taken (--only {options.only!r}, --minutes {options.minutes:g})")
         print(f"written to {path}")
         return int(bool(sitting.complaints))

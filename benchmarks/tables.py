@@ -11,13 +11,18 @@ from benchmarks.results import FOLDER, Row, newest_results
 REPOSITORY = Path(__file__).resolve().parents[1]
 PEERS = {
     "stock fp32": "stock fp32",
+    "stock tf32": "stock tf32",
     "stock autocast bf16": "stock with autocast",
-    "stock compiled fp32": "compiled stock fp32",
-    "stock compiled bf16": "compiled stock bf16",
+    "stock autocast fp16": "stock with autocast",
+    "stock autocast channels_last bf16": "the same in channels_last",
+    "stock autocast channels_last fp16": "the same in channels_last",
+    "stock compiled fp32": "compiled stock",
+    "stock compiled bf16": "compiled stock",
+    "stock compiled fp16": "compiled stock",
     "stock": "PyTorch",
-    "stock channels_last": "PyTorch, channels_last",
-    "stock slice by slice": "stock, slice by slice",
-    "stock in batches": "stock, in batches",
+    "stock channels_last": "PyTorch in channels_last",
+    "stock slice by slice": "stock slice by slice",
+    "stock in batches": "stock in batches",
     "numpy": "NumPy",
     "torch": "PyTorch",
     "pydicom": "pydicom + PyTorch",
@@ -35,7 +40,7 @@ class Highlight:
         text: what is done; {shape} is the case's.
         suite: of the figures.
         case: of the figures.
-        dtype: of fastliver's figures.
+        dtypes: of fastliver's figures; the first one in the results.
         metric: the figure that stands beside the ratios.
         shape: of the case; the first one in the results where none is named.
         mode: forward, backward or full.
@@ -44,33 +49,34 @@ class Highlight:
     text: str
     suite: str
     case: str
-    dtype: str
+    dtypes: tuple[str, ...]
     metric: str = "rate"
     shape: str = ""
     mode: str = "full"
 
     def rows(self, rows: Sequence[Row]) -> dict[str, Row]:
         """Its figures by metric."""
-        wanted = (self.suite, self.case, self.dtype, "fastliver", self.mode)
-        mine = [
-            row for row in rows if tuple(row[name] for name in ("suite", "case", "dtype", "provider", "mode")) == wanted
-        ]
-        shape = self.shape or (mine[0]["shape"] if mine else "")
-        return {row["metric"]: row for row in mine if row["shape"] == shape}
+        wanted = (self.suite, self.case, "fastliver", self.mode)
+        mine = [row for row in rows if tuple(row[name] for name in ("suite", "case", "provider", "mode")) == wanted]
+        mine = [row for row in mine if row["dtype"] in self.dtypes and row["shape"] in (self.shape or row["shape"],)]
+        first = [(row["shape"], row["dtype"]) for row in mine][:1]
+        return {row["metric"]: row for row in mine if [(row["shape"], row["dtype"])] == first}
 
 
 HIGHLIGHTS = (
-    Highlight("EssNet training step {shape}, fp32", "train_step", "essnet", "fp32", "time"),
-    Highlight("EssNet training step {shape}, bf16", "train_step", "essnet", "bf16", "time"),
-    Highlight("U-Net training step {shape}, fp32", "train_step", "unet", "fp32", "time"),
-    Highlight("U-Net training step {shape}, bf16", "train_step", "unet", "bf16", "time"),
-    Highlight("3x3 convolution of a residual block {shape}, fp32", "convolution", "block 256", "fp32", mode="forward"),
-    Highlight("the same, gradients", "convolution", "block 256", "fp32", mode="backward"),
-    Highlight("synthetic MR of {shape}", "inference", "synthesize", "fp32"),
-    Highlight("segmentation of {shape}", "inference", "segment", "fp32"),
-    Highlight("CT files 512x512, window and resize to {shape}", "decode", "files", "fp16"),
-    Highlight("the same as JPEG 2000", "decode", "jpeg2000", "fp16"),
-    Highlight("Dice of masks {shape}", "overlap", "dice", "uint8", "time", "2050x256x256"),
+    Highlight("EssNet training step {shape}, {dtype}", "train_step", "essnet", ("fp32",), "time"),
+    Highlight("EssNet training step {shape}, {dtype}", "train_step", "essnet", ("bf16", "fp16"), "time"),
+    Highlight("U-Net training step {shape}, {dtype}", "train_step", "unet", ("fp32",), "time"),
+    Highlight("U-Net training step {shape}, {dtype}", "train_step", "unet", ("bf16", "fp16"), "time"),
+    Highlight(
+        "3x3 convolution of a residual block {shape}, fp32", "convolution", "block 256", ("fp32",), mode="forward"
+    ),
+    Highlight("its gradients", "convolution", "block 256", ("fp32",), mode="backward"),
+    Highlight("synthetic MR of {shape}", "inference", "synthesize", ("fp32",)),
+    Highlight("segmentation of {shape}", "inference", "segment", ("fp32",)),
+    Highlight("CT files 512x512, window and resize to {shape}", "decode", "files", ("fp16",)),
+    Highlight("the same as JPEG 2000", "decode", "jpeg2000", ("fp16",)),
+    Highlight("Dice of masks {shape}", "overlap", "dice", ("uint8",), "time", "2050x256x256"),
 )
 
 
@@ -80,16 +86,25 @@ def number(text: str) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def highlights(rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
-    """What, here, and the ratios, of one device."""
+@dataclass(frozen=True)
+class Line:
+    """A line of README's table: what is done, the figure, and how many times as fast that is as whom."""
+
+    what: str
+    figure: str
+    ratios: tuple[tuple[str, float], ...]
+
+
+def highlights(rows: Sequence[Row]) -> Iterator[Line]:
+    """The lines of one device."""
     for highlight in HIGHLIGHTS:
         mine = highlight.rows(rows)
         if highlight.metric in mine:
             main = mine[highlight.metric]
-            ratios = {name: mine.get(f"speed vs {title}") for title, name in PEERS.items()}
-            shown = [f"{float(row['p50']):.2f}x {name}" for name, row in ratios.items() if row]
-            text = highlight.text.format(shape=main["shape"])
-            yield text, f"{number(main['p50'])} {main['unit']}", ", ".join(shown)
+            found = {name: mine.get(f"speed vs {title}") for title, name in PEERS.items()}
+            ratios = tuple((name, float(row["p50"])) for name, row in found.items() if row)
+            what = highlight.text.format(shape=main["shape"], dtype=main["dtype"])
+            yield Line(what, f"{number(main['p50'])} {main['unit']}", ratios)
 
 
 def devices() -> list[tuple[str, list[Row]]]:
@@ -97,7 +112,13 @@ def devices() -> list[tuple[str, list[Row]]]:
     folders = sorted(
         (path for path in FOLDER.iterdir() if path.is_dir()), key=lambda path: (path.name == "cpu", path.name)
     )
-    return [(path.name, newest_results(path)) for path in folders]
+    return [(path.name, of_newest_device(newest_results(path))) for path in folders]
+
+
+def of_newest_device(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the machine that the newest one was measured on: a folder may hold several CPUs'."""
+    newest = max(rows, key=lambda row: row["date"], default=None)
+    return [row for row in rows if newest is not None and row["device"] == newest["device"]]
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -106,16 +127,21 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def where(rows: Sequence[Row]) -> str:
-    """What the newest row was measured with."""
-    row = max(rows, key=lambda row: row["date"])
-    return f"{row['device']}, torch {row['torch']}, {row['date'][:10]}"
+    """What rows of one device were measured with, and when."""
+    versions = " and ".join(sorted({row["torch"] for row in rows}))
+    days = sorted({row["date"][:10] for row in rows})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return f"{rows[0]['device']}, torch {versions}, {when}"
 
 
 def readme_table() -> str:
     """The highlights of every device."""
     parts = []
     for _, rows in devices():
-        lines = list(highlights(rows))
+        lines = [
+            (line.what, line.figure, ", ".join(f"{ratio:.2f}x {name}" for name, ratio in line.ratios))
+            for line in highlights(rows)
+        ]
         if lines:
             parts.append(f"{where(rows)}:\n\n" + markdown(("what", "here", "times as fast as"), lines))
     return "\n".join(parts)
@@ -210,8 +236,11 @@ def paper_tables() -> str:
     parts = []
     for folder in sorted(FOLDER.glob("*/paper*")):
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-        setting = " ".join(about["options"]) or "the paper's setting"
-        parts.append(f"### {folder.name} on {about['device']}\n\nWith {setting}; {about['date'][:10]}.\n")
+        setting = (
+            f"Other than in the paper: `{' '.join(about['options'])}`" if about["options"] else "The paper's setting"
+        )
+        left = f" Not run: {'; '.join(about['not run'])}." if about["not run"] else ""
+        parts.append(f"### {folder.name} on {about['device']}\n\n{setting}; {about['date'][:10]}.{left}\n")
         for name, columns in PAPER.items():
             path = folder / f"{name}.csv"
             if path.exists():

@@ -1,5 +1,5 @@
-"""`benchmarks.kernels` under pytest-benchmark: forward and backward of every operator. On a GPU kernels are timed with
-the launch and a warm L2; `python -m benchmarks.kernels` has neither.
+"""`benchmarks.kernels` under pytest-benchmark: forward and backward of every operator. On a GPU these are replays of
+graphs with a warm L2, the host's launch in the time; `python -m benchmarks.kernels` has neither.
 
 python -m pytest benchmarks/test_kernels.py --benchmark-group-by=param:case --benchmark-columns=min,median
 """

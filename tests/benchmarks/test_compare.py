@@ -29,14 +29,16 @@ def _row(**columns):
     return {**values, "unit": "x", "p50": "2.5", **columns}
 
 
-def test_ratios_and_rates_of_ours_are_compared():
+def test_ratios_of_ours_and_rates_without_a_peer_are_compared():
     rows = [
         _row(),
         _row(metric="rate", unit="GB/s", p50="7"),
+        _row(case="alone", metric="rate", unit="GB/s", p50="7"),
         _row(metric="time", unit="ms"),
         _row(provider="eager", metric="rate"),
     ]
-    assert figures(rows) == {KEY: 2.5, (*KEY[:4], "rate", *KEY[5:]): 7.0}
+    # A rate depends on the machine's mood: it is compared where there is no peer beside it.
+    assert figures(rows) == {KEY: 2.5, ("kernels", "alone", *KEY[2:4], "rate", *KEY[5:]): 7.0}
 
 
 def test_what_both_have_is_listed_the_largest_drop_first():
@@ -108,5 +110,12 @@ def test_the_command_takes_turns_and_ends_with_1_at_a_drop(repository, monkeypat
 
     monkeypatch.setattr(compare, "run_suite", run_suite)
     assert compare.main(["old", "--only", "kernels", "--rounds", "2"]) == 1
-    assert turns == [("kernels", "base"), ("kernels", "here")] * 2
-    assert "1 figures compared, 1 dropped" in capsys.readouterr().out
+    assert [name for _, name in turns] == ["base", "here", "here", "base"]
+    assert "1 figures compared, 1 dropped by over 10% beyond the spread, 0 gone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rows", [[], [_row(case="other")]])
+def test_figures_that_are_gone_are_told_and_nothing_to_compare_is_no_success(rows, repository, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "run_suite", lambda tree, *rest: rows if tree == repository else [_row()])
+    assert compare.main(["old", "--only", "kernels", "--rounds", "1"]) == 1
+    assert "gone: kernels stem fastliver" in capsys.readouterr().out

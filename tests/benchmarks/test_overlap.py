@@ -23,9 +23,11 @@ def test_everybody_scores_what_a_hand_does(name):
 
 
 def test_a_wrong_score_is_seen():
-    works = {"fastliver": lambda: np.array([0.5, 1.0]), "monai": lambda: torch.tensor([0.5, 0.9])}
-    assert list(overlap.disagreement(works)) == ["monai"]
-    assert overlap.disagreement({**works, "monai": lambda: np.array([np.nan, 1.0])})
+    works = {name: lambda: np.array([0.5, 1.0]) for name in ("numpy", "fastliver", "monai")}
+    assert overlap.disagreement(works) == {}
+    for name in ("fastliver", "monai"):
+        assert list(overlap.disagreement({**works, name: lambda: torch.tensor([0.5, 0.9])})) == [name]
+        assert list(overlap.disagreement({**works, name: lambda: np.array([np.nan, 1.0])})) == [name]
 
 
 def test_masks_are_discs_that_overlap_in_part():

@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks import paper
-from benchmarks.paper import Stage, carry_out, main, stages, unet_stage, with_missing
-from fastliver.config import PAPER_SYNTHETIC
-from fastliver.reporting.table import Cell, Column, Table
+from benchmarks.paper import Stage, carry_out, differences, main, stages, unet_stage, with_missing
+from fastliver.config import PAPER_SYNTHETIC, PRESETS, TrainConfig, flatten
 from fastliver.run_folder import RunFolder
 
 TINY = (
@@ -97,20 +97,34 @@ def test_a_run_that_was_begun_is_resumed(monkeypatch, tmp_path):
     assert commands[0][3:] == ["--resume", str(tmp_path), "--stage", "unet"]
 
 
-def test_arrangements_that_were_not_run_are_marked_with_the_paper_s_scores():
-    columns = (
-        Column("Training images", ("training_images",)),
-        Column("Synthetic", ("arrangement",)),
-        Column("Dice", ("dice",)),
-        Column("Paper Dice", ("paper_dice",)),
-    )
-    rows = ((Cell("Real only", ("Real only",)), Cell("", (0,)), Cell("", (0.9,)), Cell("", (0.9459,))),)
-    text = with_missing(Table("segmentation", "", "", columns, rows))
-    found = list(csv.DictReader(text.splitlines()))
+def test_what_was_not_run_is_marked_with_the_paper_s_scores():
+    text = "training_images,source,arrangement,dice,paper_dice\nReal only,real,0,0.9,0.9459\n"
+    found = list(csv.DictReader(with_missing("segmentation", text).splitlines()))
     assert [row["arrangement"] for row in found] == ["0", "354", "714", "1034", "1487", "2050"]
     assert {row["training_images"] for row in found[1:]} == {"not run"}
-    assert found[2] == {"training_images": "not run", "arrangement": "714", "dice": "", "paper_dice": "0.9524"}
-    assert "not run" not in with_missing(Table("cost", "", "", columns, rows))
+    expected = {"training_images": "not run", "source": "essnet", "arrangement": "714", "dice": ""}
+    assert found[2] == {**expected, "paper_dice": "0.9524"}
+    assert with_missing("cost", text) == text
+
+
+def test_before_any_u_net_table_3_and_5_are_there_and_all_is_marked():
+    found = list(csv.DictReader(with_missing("segmentation", "").splitlines()))
+    assert [row["source"] for row in found] == ["real", *["essnet"] * 5]
+    assert {row["training_images"] for row in found} == {"not run"}
+    (cyclegan,) = csv.DictReader(with_missing("ablation", "").splitlines())
+    assert (cyclegan["source"], cyclegan["paper_dice"], cyclegan["training_images"]) == ("cyclegan", "0.946", "not run")
+    assert with_missing("cost", "") == ""
+    done = "training_images,source,dice\nCombined,cyclegan,0.9\n"
+    assert with_missing("ablation", done) == done
+
+
+def test_what_differs_from_the_paper_s_setting_is_told(tmp_path):
+    run = RunFolder(tmp_path)
+    config = {**flatten(TrainConfig()), **PRESETS["paper"]}
+    run.config.write_text(yaml.safe_dump({**config, "ct": "somewhere", "device": "cpu", "arrangements": "0"}))
+    assert differences(run) == []
+    run.config.write_text(yaml.safe_dump({**config, "unet_epochs": 2, "image_size": 64}))
+    assert sorted(differences(run)) == ["--image-size 64", "--unet-epochs 2"]
 
 
 def test_all_arrangements_are_trained_unless_told_otherwise():
@@ -139,7 +153,9 @@ def test_the_experiment_goes_on_where_its_budget_ended_and_writes_tables(phantom
     assert (results / "table4.csv").exists()
     assert (results / "table5.csv").exists()
     about = json.loads((results / "about.json").read_text())
-    assert about["options"] == list(TINY)
+    assert "--unet-epochs 1" in about["options"]
+    assert about["not run"] == []
+    assert about["finished"][-1] == "U-Net with CycleGAN's images"
     capfd.readouterr()
     assert main(arguments) == 0  # all is done: nothing is trained
     assert "==" not in capfd.readouterr().out

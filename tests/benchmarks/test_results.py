@@ -1,7 +1,10 @@
 """The CSV of results, and which of its rows count."""
 
 import csv
+import gc
 import re
+import weakref
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -83,3 +86,57 @@ def test_rows_end_as_unix_has_it(tmp_path):
     assert b"\r" not in (tmp_path / "kernels.csv").read_bytes()
     with (tmp_path / "kernels.csv").open(newline="") as file:
         assert len(list(csv.reader(file))) == 2
+
+
+class _Cuda:
+    """Stands in for torch.cuda: notes on which stream things happen, and that a graph was replayed."""
+
+    def __init__(self, monkeypatch):
+        self.on, self.happened = "default", []
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: self)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "default")
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
+        monkeypatch.setattr(torch.cuda, "stream", self.entered)
+        monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: self.entered("graph"))
+
+    def wait_stream(self, other):
+        assert other == "default"
+
+    @contextmanager
+    def entered(self, what):
+        before, self.on = self.on, "graph" if what == "graph" else "side"
+        yield
+        self.on = before
+
+    def replay(self):
+        self.happened.append(("replayed", self.on))
+
+
+def test_a_step_is_made_and_recorded_on_one_stream_and_keeps_what_it_reads(monkeypatch):
+    cuda = _Cuda(monkeypatch)
+    held = []
+
+    def make():
+        cuda.happened.append(("made", cuda.on))
+        read = torch.zeros(3)
+        held.append(weakref.ref(read))
+
+        def step():
+            cuda.happened.append(("step", cuda.on))
+            return read + 1
+
+        return step
+
+    again = measure.captured(make, torch.device("cuda"), warm_up=2)
+    del make
+    again()
+    assert cuda.happened == [
+        ("made", "side"),
+        ("step", "side"),
+        ("step", "side"),
+        ("step", "graph"),
+        ("replayed", "default"),
+    ]
+    gc.collect()
+    assert held[0]() is not None  # a graph reads the memory, not the tensor

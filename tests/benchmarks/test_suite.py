@@ -1,6 +1,9 @@
 """What all suites share: who is timed and how, what is written, what is left out, what is printed last."""
 
+import time
+
 import pytest
+import torch
 
 from benchmarks import suite
 from benchmarks.results import COLUMNS
@@ -91,6 +94,7 @@ def test_a_suite_as_a_command(tmp_path, capsys):
 
     def run(sitting):
         assert sitting.repeats == 3
+        assert sitting.takes("made up")
         sitting.race(_case())
         sitting.complain("odd")
 
@@ -98,6 +102,49 @@ def test_a_suite_as_a_command(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.index("times as fast") < printed.index("median") < printed.index("wrong: odd")
     assert out.exists()
+
+
+def test_minutes_end_a_case_in_its_middle_and_the_tables_are_shown(tmp_path, capsys):
+    def run(sitting):
+        assert sitting.takes("made up")
+        sitting.race(_case())
+        time.sleep(60)
+
+    began = time.monotonic()
+    assert (
+        Suite("x", "`python -m x`: does x.", run, (1, 1)).main(["--minutes", "0.02", "--out", str(tmp_path / "x")]) == 0
+    )
+    assert time.monotonic() - began < 30
+    printed = capsys.readouterr().out
+    assert printed.index("0.02 minutes are over in the middle of a case") < printed.index("times as fast")
+
+
+def test_an_error_still_shows_the_tables(tmp_path, capsys):
+    def run(sitting):
+        assert sitting.takes("made up")
+        sitting.race(_case())
+        raise KeyError("broken")
+
+    with pytest.raises(KeyError):
+        Suite("x", "`python -m x`: does x.", run, (1, 1)).main(["--out", str(tmp_path / "x")])
+    assert "times as fast" in capsys.readouterr().out
+
+
+def test_a_name_that_no_case_has_is_no_success(tmp_path, capsys):
+    suite = Suite("x", "`python -m x`: does x.", lambda sitting: sitting.takes("made up"), (1, 1))
+    assert suite.main(["--only", "nowhere", "--out", str(tmp_path / "x")]) == 1
+    assert "no case was taken (--only 'nowhere'" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_in_memory_is_said_and_the_next_case_goes_on(sitting, capsys, read_rows):
+    def too_much():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    held = sitting()
+    held.race(_case({"fastliver": too_much, "peer": lambda: None}))
+    assert "made up 1x2: left out, it does not fit in memory" in capsys.readouterr().out
+    held.race(_case())
+    assert {row["provider"] for row in read_rows()} == {"fastliver", "peer"}
 
 
 def test_columns_are_aligned():

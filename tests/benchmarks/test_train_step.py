@@ -39,8 +39,20 @@ def test_ours_and_stock_have_the_same_first_losses(training, small):
 
 def test_a_difference_is_named():
     assert disagreement({"loss": 1.0}, {"loss": 1.0005}, "fp32") == ""
-    assert "1.1 as its first loss loss where stock has 1" in disagreement({"loss": 1.1}, {"loss": 1.0}, "fp32")
+    assert "has 1.1 as loss where stock has 1" in disagreement({"loss": 1.1}, {"loss": 1.0}, "fp32")
     assert disagreement({"loss": float("nan")}, {"loss": 1.0}, "bf16")
+
+
+@pytest.mark.parametrize("skipped", ["backward", "update"])
+def test_who_leaves_work_out_is_seen(skipped, small, monkeypatch):
+    """The first losses would be the same."""
+    size = Size("essnet", 32, 1)
+    stock = first_losses(make_step(size, STOCK, CPU))
+    if skipped == "update":
+        monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: None)
+    else:
+        monkeypatch.setattr(torch.Tensor, "backward", lambda self, *args, **options: None)
+    assert disagreement(first_losses(make_step(size, OURS, CPU)), stock, "fp32")
 
 
 def test_who_starts_elsewhere_is_not_timed(small, sitting, monkeypatch):

@@ -28,6 +28,7 @@ from fastliver.cli import read_settings
 from fastliver.config import PRESETS, DataConfig, EngineConfig, TrainConfig, flatten
 from fastliver.files import write_file, write_json
 from fastliver.reporting import paper
+from fastliver.reporting.results import patient_count
 from fastliver.reporting.tables import make_tables
 from fastliver.run_folder import RunFolder
 from fastliver.train import ADDITIVE
@@ -68,7 +69,7 @@ def unet_stage(count: int, seeds: int, patients: int | None = None) -> Stage:
     title = f"U-Net with {count} synthetic images" if count else "U-Net on real images alone"
     options = ["--stage", "unet", "--arrangements", str(count), "--seeds", str(seeds)]
     if patients is not None:
-        title += f", labels of {patients} patients"
+        title += f", labels of {patient_count(patients)}"
         options += ["--labelled-patients", str(patients)]
     jobs = [UNetJob("essnet" if count else "real", count, seed, patients) for seed in range(seeds)]
     return Stage(title, tuple(options), tuple(job.name for job in jobs))

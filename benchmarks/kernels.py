@@ -276,12 +276,12 @@ def time_operator(operator: OperatorCase, sitting: Sitting) -> None:
     """Time everybody who agrees with the definition, in every mode."""
     device = sitting.device
     ways = providers(operator, device)
-    for name, way in list(ways.items()):
-        error = disagreement(operator, way, device)
+    whole = case_of(operator, "full", device, ways)
+    for contestant in whole.contestants[:-1]:
+        error = disagreement(operator, ways[contestant.name], device)
         if not error <= TOLERANCES[operator.dtype]:
-            text = f"{name} is {error:.2g} from the definition; not timed"
-            sitting.complain(f"{operator.title} {operator.dtype_name}: {text}")
-            del ways[name]
+            sitting.disqualify(whole, contestant, f"is {error:.2g} from the definition")
+            del ways[contestant.name]
     for mode in MODES:
         case = case_of(operator, mode, device, ways)
         works = {contestant.title: contestant.make() for contestant in case.contestants}

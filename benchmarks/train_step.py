@@ -31,6 +31,9 @@ TFLOP = {"essnet": 1.562, "unet": 0.655 / 2}
 """Work of one training step on one image at 256x256 with the paper's widths."""
 AGREEMENT = {"fp32": 1e-3, "tf32": 2e-2, "bf16": 5e-2, "fp16": 2e-2}
 """How far a provider's first losses may lie from those of stock fp32, relative to them."""
+AGREEMENT_LATER = {"fp32": 5e-2, "tf32": 0.1, "bf16": 0.2, "fp16": 0.2}
+"""The same after an update: Adam's first steps move every weight by the learning rate, whatever its gradient's size, so
+that roundings turn some the other way. Without the update a loss is off by a quarter after three steps."""
 CHECKED = 3
 """Steps whose losses are compared."""
 WARM_UP = 6
@@ -200,7 +203,8 @@ def first_losses(step: Any) -> dict[str, float]:
 def disagreement(losses: Mapping[str, float], expected: Mapping[str, float], precision: str) -> str:
     """How first losses differ from stock fp32's by more than the precision explains; nothing if they don't."""
     for name, value in expected.items():
-        if not abs(losses[name] - value) <= AGREEMENT[precision] * max(abs(value), 0.1):
+        allowed = (AGREEMENT if name.endswith("step 1") else AGREEMENT_LATER)[precision]
+        if not abs(losses[name] - value) <= allowed * max(abs(value), 0.1):
             return f"has {losses[name]:.6g} as {name} where stock has {value:.6g}"
     return ""
 
@@ -245,7 +249,7 @@ def prepared(case: Case, sitting: Sitting) -> dict[str, Work]:
             if expected is None:
                 sitting.say(f"{case.title}: {contestant.title} is not checked, stock did not fit")
             if fault:
-                sitting.complain(f"{case.title}: {contestant.title} {fault}; not timed")
+                sitting.disqualify(case, contestant, fault)
             else:
                 works[contestant.title] = step
             if cuda:

@@ -57,12 +57,14 @@ def test_each_of_ours_is_held_against_each_peer_and_a_dtype_of_its_own_is_writte
     assert ratios == {"fp32": 2.0, "bf16": 3.0}
 
 
-def test_who_does_it_wrong_is_not_timed_and_makes_the_exit_status_1(sitting, read_rows, capsys):
+@pytest.mark.parametrize(("wrong", "other"), [("peer", "fastliver"), ("fastliver", "peer")])
+def test_who_does_it_wrong_is_not_timed_and_ours_make_the_exit_status_1(wrong, other, sitting, read_rows, capsys):
     held = sitting()
-    held.race(_case(check=lambda works: {"peer": "is 3 off"}))
-    assert held.complaints == ["made up 1x2: peer is 3 off; not timed"]
-    assert {row["provider"] for row in read_rows()} == {"fastliver"}
-    assert "peer is 3 off" in capsys.readouterr().out
+    held.race(_case(check=lambda works: {wrong: "is 3 off"}))
+    text = f"made up 1x2: {wrong} is 3 off; not timed"
+    assert (held.complaints, held.notes) == (([text], []) if wrong == "fastliver" else ([], [text]))
+    assert {row["provider"] for row in read_rows()} == {other}
+    assert text in capsys.readouterr().out
 
 
 def test_ratios_are_shown_before_times_with_what_was_wanted(sitting, capsys):

@@ -38,7 +38,9 @@ def test_ours_and_stock_have_the_same_first_losses(training, small):
 
 
 def test_a_difference_is_named():
-    assert disagreement({"loss": 1.0}, {"loss": 1.0005}, "fp32") == ""
+    first, later = "loss of step 1", "loss of step 2"
+    assert disagreement({first: 1.0, later: 1.04}, {first: 1.0005, later: 1.0}, "fp32") == ""
+    assert disagreement({first: 1.04}, {first: 1.0}, "fp32")
     assert "has 1.1 as loss where stock has 1" in disagreement({"loss": 1.1}, {"loss": 1.0}, "fp32")
     assert disagreement({"loss": float("nan")}, {"loss": 1.0}, "bf16")
 

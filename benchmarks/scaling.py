@@ -26,7 +26,7 @@ def kinds(device: torch.device) -> list[Provider]:
 def sizes(device: torch.device) -> list[Size]:
     """Batches at one side, then sides at batch 1."""
     cuda = device.type == "cuda"
-    batches, sides, side = ((1, 2, 4, 8), (128, 192, 384, 512), 256) if cuda else ((1, 2, 4), (32, 96), 64)
+    batches, sides, side = ((1, 2, 4, 8), (128, 192, 384, 512), 256) if cuda else ((1, 2, 4), (96, 128), 64)
     found = [Size(training, side, batch) for batch in batches for training in TFLOP]
     return found + [Size(training, other, 1) for other in sides for training in TFLOP]
 

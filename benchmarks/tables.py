@@ -101,8 +101,8 @@ def highlights(rows: Sequence[Row]) -> Iterator[Line]:
         mine = highlight.rows(rows)
         if highlight.metric in mine:
             main = mine[highlight.metric]
-            found = {name: mine.get(f"speed vs {title}") for title, name in PEERS.items()}
-            ratios = tuple((name, float(row["p50"])) for name, row in found.items() if row)
+            found = [(name, mine.get(f"speed vs {title}")) for title, name in PEERS.items()]
+            ratios = tuple((name, float(row["p50"])) for name, row in found if row)
             what = highlight.text.format(shape=main["shape"], dtype=main["dtype"])
             yield Line(what, f"{number(main['p50'])} {main['unit']}", ratios)
 

@@ -66,10 +66,13 @@ def cases(limit: int) -> Iterator[Case]:
                     yield Case(training, precision, batch, checkpoint_blocks, resident)
 
 
-def measure(case: Case, device: torch.device) -> dict[str, int]:
-    """Bytes that a few steps of a case really take, the process's included; nothing else may run on the GPU.
+def measure(case: Case, device: torch.device, others: int) -> dict[str, int]:
+    """Bytes that a few steps of a case really take, the process's included. Not run on a GPU yet.
 
-    Not run on a GPU yet.
+    Args:
+        case: which.
+        device: the GPU, which nobody may begin or leave meanwhile.
+        others: bytes that other processes hold there.
     """
     with torch.device(device):
         network = make_network(case.workload)
@@ -84,15 +87,16 @@ def measure(case: Case, device: torch.device) -> dict[str, int]:
     torch.cuda.synchronize(device)
     free, total = torch.cuda.mem_get_info(device)
     return {
-        "process": total - free,
+        "process": total - free - others,
         "reserved": torch.cuda.max_memory_reserved(device),
         "allocated": torch.cuda.max_memory_allocated(device),
     }
 
 
-def _measure_alone(case: Case) -> dict[str, int]:
+def _measure_alone(case: Case, device: torch.device) -> dict[str, int]:
     """`measure` in a process of its own; says why and gives nothing if that fails, such as for want of memory."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--measure", json.dumps(asdict(case))]
+    free, total = torch.cuda.mem_get_info(device)  # this process's context is in it
+    command = [sys.executable, "-m", "benchmarks.memory", "--measure", json.dumps(asdict(case)), str(total - free)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         print(f"not measured: {(done.stderr.strip().splitlines() or ['no message'])[-1]}", flush=True)
@@ -113,7 +117,7 @@ def run(sitting: Sitting) -> None:
         plan = estimate_plan(case.workload, case.precision, case.checkpoint_blocks, case.resident)
         found = {"process_estimated": plan.total, "tensors_estimated": plan.step.total}
         if sitting.device.type == "cuda":
-            found |= _measure_alone(case)
+            found |= _measure_alone(case, sitting.device)
         size = case.workload.config.data.image_size
         columns = {"case": case.training, "shape": f"{case.batch}x1x{size}x{size}", "dtype": case.precision}
         for metric, value in found.items():
@@ -133,6 +137,7 @@ SUITE = Suite("memory", __doc__, run, repeats=(1, 1), add_options=_add_options)
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:  # one case, for the process that measures it
-        print(json.dumps(measure(Case(**json.loads(sys.argv[2])), torch.device("cuda", torch.cuda.current_device()))))
+        gpu = torch.device("cuda", torch.cuda.current_device())
+        print(json.dumps(measure(Case(**json.loads(sys.argv[2])), gpu, int(sys.argv[3]))))
     else:
         sys.exit(SUITE.main(sys.argv[1:]))

@@ -1,5 +1,6 @@
 """The networks as ONNX: one file each, any number of slices at once, what a user must know in the file's metadata."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Mapping
@@ -56,6 +57,8 @@ def _export(network: nn.Module, size: int, path: Path, metadata: Mapping[str, st
         import onnxscript  # noqa: F401  torch's exporter needs it
     except ImportError as error:
         raise InputError(f"--format=onnx needs the package {error.name}: pip install 'fastliver[export]'") from error
+    # In channels_last the norms go sample by sample on a CPU, which would fix the number of samples.
+    network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     example = torch.zeros(2, 1, size, size)
     # The exporter's own messages are about operators that nobody here uses.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -127,7 +127,7 @@ def report(found: Sequence[Change]) -> str:
     rows = []
     for change in found:
         named = dict(zip(IDENTITY, change.key, strict=True))
-        case = f"{named['suite']} {named['case']} {named['shape']} {named['mode']} {named['dtype']}"
+        case = " ".join(named[name] for name in ("suite", "case", "shape", "mode", "provider", "dtype"))
         flag = "DROPPED" if change.is_drop else ""
         rows.append((case, named["metric"], span(change.base), span(change.here), f"{change.ratio:.2f}", flag))
     return table(("case", "figure", "base", "here", "here / base", ""), rows)

@@ -4,6 +4,8 @@ Two roads of communication: a gloo group on the host carries decisions, errors a
 rank 0 needs to read a data set; gradients and losses go by NCCL between GPUs, by gloo between CPUs.
 """
 
+import gc
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -188,6 +190,9 @@ def join(again: Callable[[], str] = run_again) -> Iterator[Ranks]:
     if count == 1:
         yield Ranks()
         return
+    # DistributedDataParallel would import it once a group is there, and its functions' defaults would keep that group.
+    importlib.import_module("torch.distributed.nn.functional")
+
     try:
         dist.init_process_group("gloo", timeout=WAIT, **_meeting_place())
         yield Ranks(dist.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
@@ -201,3 +206,6 @@ def join(again: Callable[[], str] = run_again) -> Iterator[Ranks]:
         raise
     # After an error the others may wait for this one: leaving without a word closes the connections.
     dist.destroy_process_group()
+    # The last reference to the group, somewhere in a cycle, ends gloo's threads. One that still let go of a tensor of
+    # Python's while Python shuts down would end the process with SIGABRT, whose work is done.
+    gc.collect()

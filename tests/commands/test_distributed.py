@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 
 from fastliver.run_folder import PACE
 
-UNET_SCRIPT = Path(__file__).parents[1] / "training" / "train_unet_in_ranks.py"
+REPOSITORY = Path(__file__).parents[2]
+UNET_SCRIPT = REPOSITORY / "tests" / "training" / "train_unet_in_ranks.py"
 
 
 @pytest.fixture
@@ -120,6 +121,28 @@ def test_ranks_that_are_stopped_save_together_and_go_on_bit_for_bit(
         running.wait().succeeded()
     assert learned(run) == learned(tmp_path / "whole")
     assert losses(run) == losses(tmp_path / "whole")
+
+
+def test_gloo_has_ended_before_python_does(tmp_path: Path) -> None:
+    """A thread of gloo's that is left may want Python's lock while Python shuts down, which aborts the process."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys, torch\n"
+        "from fastliver.training.distributed import join\n"
+        "def train():\n"
+        "    with join() as ranks:\n"
+        "        network = ranks.wrap(torch.nn.Linear(2, 1))\n"
+        "        network(torch.ones(3, 2)).sum().backward()\n"
+        "        network.itself = network\n"  # a cycle, as in a real training
+        "        del network\n"
+        "        print('learned', len(os.listdir('/proc/self/task')), flush=True)\n"
+        "train()\n"
+        "print('left', len(os.listdir('/proc/self/task')), flush=True)\n"
+    )
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(script))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    out = subprocess.run(torchrun, env=environment, capture_output=True, text=True, timeout=240, check=True).stdout
+    assert sorted(out.splitlines()) == ["learned 4", "learned 4", "left 1", "left 1"]
 
 
 def test_what_rank_0_refuses_ends_all_with_one_message(launch: Any, tmp_path: Path) -> None:

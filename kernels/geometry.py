@@ -65,7 +65,7 @@ class Tiling:
     def whole_plane(pixels: int) -> "Tiling":
         """One tile that holds a plane of one channel."""
         block_p = triton.next_power_of_2(pixels)
-        return Tiling(block_p, 1, 16 if block_p > 8192 else 8 if block_p >= 1024 else 4)
+        return Tiling(block_p, 1, 16 if block_p > 2048 else 8 if block_p >= 1024 else 4)
 
     @staticmethod
     def merge(channels: int) -> "Tiling":

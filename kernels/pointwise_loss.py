@@ -66,13 +66,17 @@ def _pointwise(
 
 @triton.jit
 def _pair(
-    real_ptr, fake_ptr, grad_real_ptr, grad_fake_ptr, loss_ptr, size, scale, KIND: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Both maps of a discriminator's step by one program: half the mean loss of real as 1 and of fake as 0."""
+    real_ptr, fake_ptr, grad_real_ptr, grad_fake_ptr, loss_ptr, scale, SIZE: tl.constexpr, KIND: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Both maps of a discriminator's step by one program: half the mean loss of real as 1 and of fake as 0.
+
+    SIZE, their elements, is a constant: it is the same in every step.
+    """
     total = tl.zeros((BLOCK,), tl.float32)
-    for first in range(0, size, BLOCK):
+    for first in range(0, SIZE, BLOCK):
         i = first + tl.arange(0, BLOCK)
-        mask = i < size
+        mask = i < SIZE
         real = tl.load(real_ptr + i, mask=mask, other=0.0).to(tl.float32)
         fake = tl.load(fake_ptr + i, mask=mask, other=0.0).to(tl.float32)
         real_loss, real_slope = _loss_and_slope(real, 1.0, KIND)
@@ -126,8 +130,9 @@ def _pair_forward(real: Tensor, fake: Tensor, kind: str) -> tuple[Tensor, Tensor
     _, grad_real, grad_fake = _fake_pair(real, fake, kind)
     loss = torch.empty((), dtype=torch.float32, device=real.device)
     _pair[(1,)](
-        real, fake, grad_real, grad_fake, loss, real.numel(), 0.5 / real.numel(), KIND=kind, BLOCK=1024, num_warps=8
-    )
+        real, fake, grad_real, grad_fake, loss, 0.5 / real.numel(), SIZE=real.numel(), KIND=kind, BLOCK=1024,
+        num_warps=8,
+    )  # fmt: skip
     return loss, grad_real, grad_fake
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.rendezvous import rendezvous
 
 from fastliver.errors import OtherRankFailed, RunError, run_again
+from fastliver.training.rendezvous import meeting_place
 
 T = TypeVar("T")
 
@@ -148,7 +148,7 @@ class Launch:
     Attributes:
         job: torchrun's name of the job (`--rdzv-id`), the same on every machine and after a restart; None where it
             has none.
-        restarts: how often it has started the processes anew.
+        restarts: how often it has started this machine's processes anew after a failure of one of them.
         may_restart: whether it would, after a failure (`--max-restarts`).
     """
 
@@ -162,18 +162,10 @@ class Launch:
         job = os.environ.get("TORCHELASTIC_RUN_ID")
         if job is None:
             return None
-        most = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
-        return Launch(job if job not in ("", "none") else None, _restarts(), most > 0)
-
-
-def _restarts() -> int:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
-def _meeting_place() -> dict[str, Any]:
-    """Where the ranks learn each other's addresses: torchrun's store, which still has those of before a restart."""
-    store, rank, count = next(rendezvous("env://"))
-    return {"store": dist.PrefixStore(f"restart {_restarts()}", store), "rank": rank, "world_size": count}
+        restarts, most = (
+            int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS")
+        )
+        return Launch(job if job not in ("", "none") else None, restarts, most > 0)
 
 
 @contextmanager
@@ -194,7 +186,7 @@ def join(again: Callable[[], str] = run_again) -> Iterator[Ranks]:
     importlib.import_module("torch.distributed.nn.functional")
 
     try:
-        dist.init_process_group("gloo", timeout=WAIT, **_meeting_place())
+        dist.init_process_group("gloo", timeout=WAIT, **meeting_place())
         yield Ranks(dist.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
     except RuntimeError as error:
         # gloo's errors have no type of their own.

@@ -41,14 +41,14 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _hold(rows: list[dict[str, str]]) -> None:
     for row in rows:
-        assert row["stack_bytes"] == "0", row
+        assert int(row["stack_bytes"]) <= (32 if row["layout"] == "contiguous" else 0), row
         assert 8 < int(row["registers"]) <= 255, row
         assert row["broken"] == "", row
         wide = row["layout"] == "channels_last" and row["dtype"] != "fp32" and row["case"] != "segmentation"
         assert not wide or row["widest_load_bytes"] == "16", row
 
 
-def test_every_kernel_compiles_without_stack_and_reads_channels_last_16_bytes_at_a_time(tmp_path):
+def test_every_kernel_compiles_without_spilling_and_reads_channels_last_16_bytes_at_a_time(tmp_path):
     path = tmp_path / "report.csv"
     cases = ("block-second", "input-pad", "discriminator-gan", "cycle", "segmentation")
     done = _report("--cases", *cases, "--arch", "75", "90", "120", "--dtype", "fp16", "--csv", str(path))
@@ -117,6 +117,9 @@ def test_promises():
 
     assert row(0, {16: 9, 4: 2}).broken() == ""
     assert row(8, {16: 9}).broken() == "8 bytes of stack"
+    contiguous = replace(case, layout="contiguous")
+    assert row(32, {2: 9}, of=contiguous).broken() == ""
+    assert row(40, {2: 9}, of=contiguous).broken() == "40 bytes of stack"
     assert row(0, {16: 8, 2: 16}).broken() == "80% of the loaded bytes in loads of 16 bytes"
     assert row(0, {}).broken().startswith("0%")
     assert row(0, {2: 8}, "merge_backward").broken() == ""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,18 @@ REPOSITORY = Path(__file__).parents[2]
 UNET_SCRIPT = REPOSITORY / "tests" / "training" / "train_unet_in_ranks.py"
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return int(free.getsockname()[1])
+
+
 @pytest.fixture
 def launch(train: Any) -> Callable[..., list[Any]]:
     """Starts a command as two ranks, as torchrun would but without its start; gives both."""
 
     def start(*arguments: Any, environment: dict[str, str] | None = None, **options: Any) -> list[Any]:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+        address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
         return [
             train.start(
                 *arguments,
@@ -123,22 +128,31 @@ def test_ranks_that_are_stopped_save_together_and_go_on_bit_for_bit(
     assert losses(run) == losses(tmp_path / "whole")
 
 
+COUNTS_THREADS = """
+import os, sys, torch
+from fastliver.training.distributed import join
+
+def count(when):
+    threads = len(os.listdir("/proc/self/task"))
+    sys.stdout.write(f"{when} {threads}\\n")
+
+def train():
+    with join() as ranks:
+        network = ranks.wrap(torch.nn.Linear(2, 1))
+        network(torch.ones(3, 2)).sum().backward()
+        network.itself = network  # a cycle, as in a real training
+        del network
+        count("learned")
+
+train()
+count("left")
+"""
+
+
 def test_gloo_has_ended_before_python_does(tmp_path: Path) -> None:
     """A thread of gloo's that is left may want Python's lock while Python shuts down, which aborts the process."""
     script = tmp_path / "script.py"
-    script.write_text(
-        "import os, sys, torch\n"
-        "from fastliver.training.distributed import join\n"
-        "def train():\n"
-        "    with join() as ranks:\n"
-        "        network = ranks.wrap(torch.nn.Linear(2, 1))\n"
-        "        network(torch.ones(3, 2)).sum().backward()\n"
-        "        network.itself = network\n"  # a cycle, as in a real training
-        "        del network\n"
-        "        print('learned', len(os.listdir('/proc/self/task')), flush=True)\n"
-        "train()\n"
-        "print('left', len(os.listdir('/proc/self/task')), flush=True)\n"
-    )
+    script.write_text(COUNTS_THREADS)
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(script))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     out = subprocess.run(torchrun, env=environment, capture_output=True, text=True, timeout=240, check=True).stdout
@@ -174,23 +188,38 @@ def children(pid: int) -> dict[str, int]:
     return found
 
 
+@pytest.mark.parametrize("machines", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_torchrun_starts_killed_ranks_again_and_they_go_on(
-    launch: Any, train: Any, phantom: Path, learned: Any, tmp_path: Path
+    machines: int, launch: Any, train: Any, phantom: Path, learned: Any, tmp_path: Path
 ) -> None:
+    """Two machines are two agents of torchrun that meet at an address."""
     options = ("--data", phantom, "--runs", tmp_path, "--arrangements=0", "--checkpoint-steps=1")
     for running in launch(*options, "--name=whole"):
         running.wait().succeeded()
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--max-restarts=1"]
+    torchrun += [f"--nnodes={machines}", f"--nproc-per-node={2 // machines}"]
+    torchrun += ["--rdzv-id=7", "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port()}"]
     arguments = [*torchrun, "-m", "fastliver.train", *train.small, *map(str, options)]
-    output = tmp_path / "output.txt"
-    with open(output, "w") as out:
-        job = subprocess.Popen(arguments, stdout=out, stderr=subprocess.STDOUT, env=train.environment)
-        while not list(tmp_path.glob("default-*/checkpoints/essnet/step-00000002")) and job.poll() is None:
+    outputs = [tmp_path / f"output-{machine}.txt" for machine in range(machines)]
+    run = tmp_path / "default-7"
+
+    def said() -> str:
+        return "\n".join(output.read_text() for output in outputs)
+
+    with ExitStack() as files:
+        jobs = [
+            subprocess.Popen(
+                arguments, stdout=files.enter_context(output.open("w")), stderr=subprocess.STDOUT, env=train.environment
+            )
+            for output in outputs
+        ]
+        while not (run / "checkpoints" / "essnet" / "step-00000002").exists():
+            assert all(job.poll() is None for job in jobs), said()
             time.sleep(0.01)
-        os.kill(children(job.pid)["1"], signal.SIGKILL)
-        code = job.wait(240)
-    assert code == 0, output.read_text()
-    (run,) = tmp_path.glob("default-*")
-    assert "going on from" in output.read_text()
+        ranks = {rank: pid for job in jobs for rank, pid in children(job.pid).items()}
+        os.kill(ranks["1"], signal.SIGKILL)
+        codes = [job.wait(240) for job in jobs]
+    assert codes == [0] * machines, said()
+    assert "going on from" in said()
     assert learned(run) == learned(tmp_path / "whole")
     assert losses(run) == losses(tmp_path / "whole")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -94,5 +95,14 @@ def test_a_suite_that_runs_over_is_ended_with_what_it_started(monkeypatch, tmp_p
     assert "overlap: ended, it took over 0 minutes" in capsys.readouterr().out
     assert started[0].poll() is not None
     child = int((tmp_path / "child").read_text())
-    state = Path(f"/proc/{child}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    end = time.monotonic() + 10  # a killed process is gone when it next would run
+    while is_alive(child):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

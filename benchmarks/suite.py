@@ -89,8 +89,8 @@ class Case:
         return self.title
 
 
-class TimeIsUp(Exception):
-    """A sitting's minutes are over in the middle of a case."""
+class TimeIsUp(BaseException):
+    """A sitting's minutes are over in the middle of a case: no Exception, which torch.compile would make its own."""
 
 
 class Sitting:

@@ -12,7 +12,6 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when kernels are defined: before any import of them
 
-from fastliver.data.phantom import PhantomSpec, write_phantom
 from tests.no_sync import forbid_sync
 
 REAL_FOLDERS = ("chaos/Train_Sets/CT", "chaos/Train_Sets/MR", "Dataset101_ChaosMR", "Dataset102_BtcvCT")
@@ -39,6 +38,9 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`Train_Sets` of a small phantom in CHAOS's layout: read it, never write to it."""
+    # Not for all: tests of kernels and training run where pydicom isn't installed.
+    from fastliver.data.phantom import PhantomSpec, write_phantom
+
     spec = PhantomSpec(ct_patients=2, mr_patients=3, ct_slices=10, mr_slices=8, ct_size=128, mr_size=64)
     return write_phantom(tmp_path_factory.mktemp("phantom") / "chaos", spec)
 

@@ -1,5 +1,6 @@
 """Two revisions beside each other: what counts as a drop, and how the other tree comes and goes."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def test_what_both_have_is_listed_the_largest_drop_first():
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """A repository with a revision `old` whose benchmarks differ from the working tree's."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
     root = tmp_path / "repository"
     (root / "benchmarks" / "results").mkdir(parents=True)
     (root / "fastliver").mkdir()

@@ -192,6 +192,11 @@ def _check(works: Mapping[str, Work]) -> dict[str, str]:
     }
 
 
+def writes_jpeg2000() -> bool:
+    """Whether pydicom finds an encoder for JPEG 2000."""
+    return find_spec("openjpeg") is not None
+
+
 def _case(
     name: str,
     amount: float,
@@ -255,7 +260,8 @@ def _many_in_memory(material: Material) -> Case:
 def cases(device: torch.device, material: Material) -> Iterator[Case]:
     """Every case that this machine can do."""
     yield _decoding("files", material.count, lambda: material.files, {"pydicom": 2, "monai": 8})
-    yield _decoding("jpeg2000", material.count, lambda: material.jpeg2000, {"pydicom": 1})
+    if writes_jpeg2000():
+        yield _decoding("jpeg2000", material.count, lambda: material.jpeg2000, {"pydicom": 1})
     yield _store_case(material)
     if device.type == "cuda" and dali_is_there():
         yield _many_files(material)
@@ -263,7 +269,12 @@ def cases(device: torch.device, material: Material) -> Iterator[Case]:
 
 
 def run(sitting: Sitting) -> None:
-    for name, there in {"monai": bool(find_spec("monai")), "nvidia-dali": dali_is_there()}.items():
+    needed = {
+        "monai": bool(find_spec("monai")),
+        "nvidia-dali": dali_is_there(),
+        "pylibjpeg-openjpeg": writes_jpeg2000(),
+    }
+    for name, there in needed.items():
         if not there:
             sitting.say(f"{name} isn't installed: left out")
     for case in cases(sitting.device, Material()):

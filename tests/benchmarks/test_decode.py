@@ -73,3 +73,9 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     assert SUITE.main(["--only", "store", "--repeats", "1", "--out", str(tmp_path / "decode.csv")]) == 0
     printed = capsys.readouterr().out
     assert printed.index("times as fast") < printed.index("median")
+
+
+def test_without_an_encoder_jpeg_2000_is_left_out(material, monkeypatch):
+    assert [case.name for case in cases(CPU, material)] == ["files", "jpeg2000", "store"]
+    monkeypatch.setattr(benchmarks.decode, "writes_jpeg2000", lambda: False)
+    assert [case.name for case in cases(CPU, material)] == ["files", "store"]

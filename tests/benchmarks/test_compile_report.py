@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import compile_report
 from benchmarks.compile_report import REPRESENTATIVE, WIDE_SHARE, Compiled, loads_by_width
 from benchmarks.operators import CASES, OperatorCase
 
@@ -41,7 +42,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _hold(rows: list[dict[str, str]]) -> None:
     for row in rows:
-        assert int(row["stack_bytes"]) <= (32 if row["layout"] == "contiguous" else 0), row
+        older = compile_report.triton_version() < (3, 9)
+        assert int(row["stack_bytes"]) <= (32 if older and row["layout"] == "contiguous" else 0), row
         assert 8 < int(row["registers"]) <= 255, row
         assert row["broken"] == "", row
         wide = row["layout"] == "channels_last" and row["dtype"] != "fp32" and row["case"] != "segmentation"
@@ -108,7 +110,7 @@ def test_widths_of_loads_in_ptx():
     assert loads_by_width(ptx) == {16: 2, 2: 1, 32: 1}
 
 
-def test_promises():
+def test_promises(monkeypatch):
     wide = next(case for case in CASES if case.name == "stem")
     case = replace(wide, layout="channels_last", dtype=torch.bfloat16)
 
@@ -118,6 +120,9 @@ def test_promises():
     assert row(0, {16: 9, 4: 2}).broken() == ""
     assert row(8, {16: 9}).broken() == "8 bytes of stack"
     contiguous = replace(case, layout="contiguous")
+    monkeypatch.setattr(compile_report, "triton_version", lambda: (3, 9))
+    assert row(8, {2: 9}, of=contiguous).broken() == "8 bytes of stack"
+    monkeypatch.setattr(compile_report, "triton_version", lambda: (3, 8))
     assert row(32, {2: 9}, of=contiguous).broken() == ""
     assert row(40, {2: 9}, of=contiguous).broken() == "40 bytes of stack"
     assert row(0, {16: 8, 2: 16}).broken() == "80% of the loaded bytes in loads of 16 bytes"

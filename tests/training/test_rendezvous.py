@@ -18,7 +18,7 @@ def start(store: dist.Store, count: int, *, late: int | None = None) -> list[str
     def come(rank: int) -> str:
         if rank == late:
             time.sleep(0.1)
-        return agree_on_word(store, rank, count)
+        return agree_on_word(store, rank, count, timedelta(seconds=20))
 
     with ThreadPoolExecutor(count) as ranks:
         return list(ranks.map(come, range(count)))

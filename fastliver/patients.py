@@ -164,14 +164,18 @@ def work_through(
         failed[case.name] = error
         on_failed(case, error)
         if len(cases) > 1:
-            console.print(f"{case.name}: left out: {error}", soft_wrap=True)
+            tell(case.name, f"left out: {error}")
+
+    def tell(name: str, *notes: str) -> None:
+        for note in notes:
+            console.print(f"{name}: {note}", soft_wrap=True)
 
     slices, began = 0, time.monotonic()
     for case, read in _reading_ahead(todo):
         try:
+            tell(case.name, *case.study.skipped, *case.study.notes)
             volume = read()
-            for note in (*volume.skipped, *volume.notes):
-                console.print(f"{case.name}: {note}", soft_wrap=True)
+            tell(case.name, *volume.skipped, *volume.notes)
             with bar(console, case.name, len(volume.image) * passes) as progress:
                 started = time.monotonic()
 
@@ -180,7 +184,7 @@ def work_through(
 
                 told = work(Work(case, volume, on_slice))
             slices += len(volume.image)
-            console.print(f"{case.name}: {told}", soft_wrap=True)
+            tell(case.name, told)
         except InputError as error:
             leave_out(case, error)
         except OSError as error:

@@ -88,7 +88,7 @@ class Synthesis:
         label: (D, size, size), the CT's label in the square, or None.
         found: (D, size, size), liver that S finds in the synthetic MR, or None where nobody asked.
         dice: (D,), how label and found agree, or None.
-        dropped: slices that the filter drops.
+        dropped: slices that the filter drops, and those that the CT's label says to ignore.
     """
 
     work: Work
@@ -101,7 +101,7 @@ class Synthesis:
 
     @property
     def kept(self) -> list[int]:
-        """The slices that the filter leaves."""
+        """The slices that are left."""
         return [index for index in range(len(self.synthetic)) if index not in self.dropped]
 
     def restored(self) -> NDArray[np.float32]:
@@ -160,15 +160,17 @@ class Synthesizer:
         result = self.synthesis(work)
         if not result.kept:
             raise InputError(
-                f"{work.volume.sources[0]}: no slice of this series reaches --min-dice {self.options.min_dice:g}; "
-                "lower it"
-            )
+                f"{work.volume.sources[0]}: no slice of this series "
+                + ("is without labels to be ignored; leave it out" if self.options.min_dice is None
+                   else f"reaches --min-dice {self.options.min_dice:g}; lower it")
+            )  # fmt: skip
         if self.options.qa:
             write_file(self.out / "qa" / f"{work.case.name}.png", self.qa(result))
         where = {"dicom": self.dicom, "nifti": self.nifti, "nnunet": self.nnunet, "store": self.store}
         told = f"{len(result.kept)} slices to {where[self.options.format](result)}"
         if self.options.min_dice is not None:
             told += f"; dropped {len(result.dropped)} of {len(result.synthetic)} below Dice {self.options.min_dice:g}"
+            told += " or to be ignored" if work.volume.ignored else ""
         if result.dice is not None and result.label is not None and result.label.any():
             with_liver = result.dice[result.label.any(axis=(1, 2))]
             told += f"; S agrees with the label to Dice {with_liver.mean():.3f} (mean of slices with liver)"
@@ -185,7 +187,8 @@ class Synthesizer:
             found = self.model.segmentor_squares(synthetic) > THRESHOLD
             dice = None if label is None else slice_dice(found, label)
         low = self.options.min_dice
-        dropped = () if low is None or dice is None else tuple(int(index) for index in np.flatnonzero(dice < low))
+        below = () if low is None or dice is None else map(int, np.flatnonzero(dice < low))
+        dropped = tuple(sorted({*below, *volume.ignored}))
         return Synthesis(work, squares, synthetic, label, found, dice, dropped)
 
     def qa(self, result: Synthesis) -> bytes:
@@ -266,7 +269,7 @@ def check(options: Namespace) -> None:
         )
 
 
-def add_real(source: Source, out: Path, force: bool, console: Console) -> None:
+def add_real(cases: Sequence[Case], out: Path, force: bool, console: Console) -> None:
     """Put labelled real MR into an nnU-Net data set, as cases called real_<case>."""
 
     def copy(work: Work) -> str:
@@ -276,14 +279,13 @@ def add_real(source: Source, out: Path, force: bool, console: Console) -> None:
                 f"{volume.sources[0]}: this series has no label, which nnU-Net learns from; name labelled MR with "
                 "--with-real, or leave it out"
             )
-        return f"real MR to {nnunet.write_case(out, name(work.case), volume.image, volume.label, volume, 'real MR')}"
+        case = nnunet.write_case(out, name(work.case), volume.image, volume.label, volume, "real MR", volume.ignored)
+        return f"real MR to {case}"
 
     def name(case: Case) -> str:
         return f"real_{case.name}"
 
-    work_through(
-        find_cases(source), lambda case: not force and nnunet.case_path(out, name(case)).exists(), copy, console
-    )
+    work_through(cases, lambda case: not force and nnunet.case_path(out, name(case)).exists(), copy, console)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -297,6 +299,11 @@ def main(arguments: Sequence[str]) -> None:
     if options.min_dice is not None:
         model.liver_networks("essnet")  # before anything is done, not after
     cases = find_cases(Source(Path(options.ct), "CT", liver_label=options.liver_label, skip_bad=options.skip_bad))
+    real: list[Case] = []
+    if options.with_real is not None:
+        real = find_cases(
+            Source(Path(options.with_real), "MR", options.mr_sequence, options.liver_label, options.skip_bad)
+        )
     check_results(Path(options.ct), out, cases, synthesizer.result)
     if options.format == "store":
         write_store(synthesizer, cases, shard, console)
@@ -304,12 +311,12 @@ def main(arguments: Sequence[str]) -> None:
     claim(out, synthesizer.made_with, options.force)
     try:
         work_through(shard.part(cases), synthesizer.finished, synthesizer, console)
-        if options.with_real is not None and shard.index == 0:
-            real = Source(Path(options.with_real), "MR", options.mr_sequence, options.liver_label, options.skip_bad)
+        if real and shard.index == 0:
             add_real(real, out, options.force, console)
     finally:
         if options.format == "nnunet":
-            nnunet.write_description(out, options.min_dice is not None, synthesizer.description)
+            ignores = options.min_dice is not None or any(case.study.may_ignore for case in (*cases, *real))
+            nnunet.write_description(out, ignores, synthesizer.description)
 
 
 def write_store(synthesizer: Synthesizer, cases: Sequence[Case], shard: Shard, console: Console) -> None:

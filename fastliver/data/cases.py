@@ -6,16 +6,17 @@ without labels may stand side by side.
 
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import numpy as np
 
-from fastliver.data import chaos, nifti
+from fastliver.data import chaos, dicom, nifti
 from fastliver.data.sources import Source
-from fastliver.data.study import Modality, Study, Volume
+from fastliver.data.study import Modality, Study, Volume, unreadable
 from fastliver.errors import InputError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
@@ -39,14 +40,14 @@ class Case:
     @property
     def format(self) -> Literal["dicom", "nifti"]:
         """What its files are."""
-        return "nifti" if self.study.paths[0].name.endswith(NIFTI_ENDINGS) else "dicom"
+        return "nifti" if any(path.name.endswith(NIFTI_ENDINGS) for path in self.study.paths) else "dicom"
 
 
 def find_cases(source: Source) -> list[Case]:
     """Every study under `source.path`: a NIfTI file, a folder of them, or what `Source` reads.
 
-    Where the folder as a whole can't be taken in, each folder inside is looked at alone; what is wrong with one is
-    raised when that case is read.
+    Where the folder as a whole can't be taken in, each series (of DICOM) or folder inside is looked at alone; what is
+    wrong with one is raised when that case is read.
 
     Raises:
         InputError: when there is nothing of the modality.
@@ -75,19 +76,18 @@ def _nifti_files(path: Path) -> list[Path]:
 
 
 def _nifti_studies(path: Path, source: Source) -> list[Study]:
-    files = [path] if path.is_file() else _nifti_files(path)
+    files = [(_stem(file), file) for file in ([path] if path.is_file() else _nifti_files(path))]
+    stems = {stem for stem, _ in files}
     studies = []
-    for file in files:
-        if not file.name.endswith(NIFTI_ENDINGS):
-            raise InputError(f"{file}: not NIfTI (.nii, .nii.gz); for DICOM name the folder of the series")
-        case = next(file.name.removesuffix(ending) for ending in NIFTI_ENDINGS if file.name.endswith(ending))
-        channel = CHANNEL.search(case)
-        if channel is not None and channel[1] != "0000" and path.is_dir():
-            continue  # another channel of an nnU-Net case
+    for case, file in files:
+        # Beside a file _0000 these are nnU-Net's channels of one case; else they number patients, as in AMOS and WORD.
+        first_channel = CHANNEL.sub("_0000", case)
+        if case != first_channel and first_channel in stems:
+            continue
         studies.append(
             Study(
                 modality=source.modality,
-                patient=CHANNEL.sub("", case),
+                patient=case.removesuffix("_0000"),
                 series=file.name,
                 paths=(file,),
                 labelled=False,
@@ -95,6 +95,14 @@ def _nifti_studies(path: Path, source: Source) -> list[Study]:
             )
         )
     return studies
+
+
+def _stem(file: Path) -> str:
+    """A NIfTI file's name without its ending."""
+    for ending in NIFTI_ENDINGS:
+        if file.name.endswith(ending):
+            return file.name.removesuffix(ending)
+    raise InputError(f"{file}: not NIfTI (.nii, .nii.gz); for DICOM name the folder of the series")
 
 
 def _read_nifti(path: Path, modality: Modality) -> Volume:
@@ -114,21 +122,21 @@ def _read_nifti(path: Path, modality: Modality) -> Volume:
 
 
 def _one_by_one(source: Source) -> list[Study]:
-    """The studies of each folder inside, found alone; one that fails is a study without paths that can't be read."""
-    home = chaos.modality_folder(source.path, source.modality) or source.path
+    """The studies of each series or folder inside, found alone; one that fails can't be read and has no paths."""
+    tree = chaos.modality_folder(source.path, source.modality)
+    home = tree or source.path
     if nifti.is_dataset(home) or chaos.is_patient(home):
         return []
+    if tree is None:
+        with suppress(InputError):
+            return dicom.find_studies_apart(home, source.modality)
     studies: list[Study] = []
     for folder in sorted(item for item in home.iterdir() if item.is_dir()):
         try:
             studies += replace(source, path=folder).studies()
         except InputError as error:
-            studies.append(Study(source.modality, folder.name, str(folder), (), False, partial(_fail, str(error))))
+            studies.append(unreadable(source.modality, folder.name, str(folder), False, str(error)))
     return studies
-
-
-def _fail(message: str) -> NoReturn:
-    raise InputError(message)
 
 
 def _named(studies: list[Study]) -> list[Case]:

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from fastliver.data.header import read_header
+from fastliver.data.header import NotDicomError, read_header
 from fastliver.data.series import plan_series, read_series
-from fastliver.data.study import Modality, Study
+from fastliver.data.study import Modality, Study, unreadable
 from fastliver.errors import InputError
 
 Sequence = Literal["t2-spir", "t1-in", "t1-out"]
@@ -73,13 +73,12 @@ def _holds_image(path: Path) -> bool | None:
     """Whether a file's header announces an image; None where it is damaged."""
     try:
         header = read_header(path)
-    except InputError:
-        return None
+    except InputError as error:
+        # What neither is DICOM nor called so never was an image (Thumbs.db).
+        return False if isinstance(error, NotDicomError) and path.suffix.lower() != ".dcm" else None
     if "Rows" in header:
         return True
-    # A header cut short may still say what the file was; a class cut short has no name of its own.
-    kind = header.sop_class
-    return None if kind in ("", header.text("SOPClassUID")) or kind.endswith("Image Storage") else False
+    return None if header.may_be_image else False
 
 
 def _masks_by_rank(images: list[Path], ground: Path) -> dict[Path, Path]:
@@ -128,10 +127,14 @@ def find_studies(folder: Path, modality: Modality, sequence: Sequence, skip_bad:
         home, images_in = patient, "DICOM_anon"
         if modality == "MR":
             home, images_in = patient / SEQUENCE_FOLDERS[sequence][0], SEQUENCE_FOLDERS[sequence][1]
-        images = _files(home / images_in)
+        images, ground = _files(home / images_in), home / "Ground"
         if not images:
+            # Without masks either, the patient has no such sequence.
+            if (home / images_in).is_dir() and _files(ground, "*.png"):
+                place, name = home / images_in, f"{modality}_{patient.name}"
+                message = f"{place}: no images, but masks in {ground}; complete the folder or remove the patient"
+                studies.append(unreadable(modality, name, str(place), True, message))
             continue
-        ground = home / "Ground"
         masks: dict[Path, Path] | None = None
         if ground.is_dir() and modality == "CT":
             masks = _masks_by_rank(images, ground)

@@ -170,6 +170,12 @@ class Header:
         """The name of the kind of object that the file holds, such as "CT Image Storage"; empty where it is missing."""
         return UID(self.text("SOPClassUID")[:64]).name
 
+    @property
+    def may_be_image(self) -> bool:
+        """Whether the file, be it cut short, may have been an image; a class that is cut has no name of its own."""
+        kind = self.sop_class
+        return kind in ("", self.text("SOPClassUID")) or kind.endswith("Image Storage")
+
 
 def brief(text: str, length: int = 80) -> str:
     """Text from a file as a message can show it: what can't be printed is a question mark, what is long is cut."""

@@ -1,20 +1,18 @@
 """Liver masks from files that others made: NIfTI, DICOM SEG, and folders of CHAOS PNG."""
 
-import itertools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.errors import InvalidDicomError
 
 from fastliver.data import chaos, dicom
-from fastliver.data.nifti import READ_ERRORS
-from fastliver.data.orientation import LPS_FROM_RAS, to_display
+from fastliver.data.nifti import load_nifti
+from fastliver.data.orientation import farthest_apart, to_display
 from fastliver.errors import InputError
 
 LIVER_CODES = {"10200004", "T-62000"}
@@ -162,14 +160,8 @@ def _liver(values: NDArray[Any], label: int | None, path: Path) -> NDArray[np.bo
 
 
 def _read_nifti(path: Path, label: int | None) -> Mask:
-    try:
-        image: Any = nibabel.load(path)
-        values = np.asarray(image.dataobj)
-    except READ_ERRORS as error:
-        raise InputError(f"{path}: can't be read as NIfTI ({error}); copy the file again") from error
-    if values.ndim != 3:
-        raise InputError(f"{path}: has shape {values.shape}, expected three dimensions; name a 3-D mask")
-    return Mask(path, _liver(values, label, path), LPS_FROM_RAS @ np.asarray(image.affine, np.float64))
+    values, affine, _ = load_nifti(path)
+    return Mask(path, _liver(values, label, path), affine)
 
 
 def _read_seg(path: Path, label: int | None) -> Mask:
@@ -301,9 +293,7 @@ def pair(predicted: Mask, true: Mask, spacing: tuple[float, float, float] | None
             f"{predicted.path}: {arrays[0].shape} slices, rows and columns, but {true.path} has {arrays[1].shape}; "
             "put the prediction on the truth's grid"
         )
-    # Affine maps differ most at a corner of the grid, whichever that is.
-    corners = np.array([(*point, 1.0) for point in itertools.product(*((0, size) for size in arrays[0].shape[::-1]))])
-    apart = np.linalg.norm((corners @ (placed[0] - placed[1]).T)[:, :3], axis=1).max()
+    apart = farthest_apart(arrays[0].shape[::-1], *placed)
     voxel = np.linalg.norm(placed[1][:3, :3], axis=0)
     if not apart <= 0.1 * voxel.min():
         raise InputError(

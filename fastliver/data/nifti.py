@@ -10,13 +10,17 @@ from typing import Any
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from fastliver.data.orientation import LPS_FROM_RAS, to_display
+from fastliver.data.orientation import LPS_FROM_RAS, farthest_apart, to_display
 from fastliver.data.study import Modality, Study, Volume
 from fastliver.errors import InputError
 
-READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
+READ_ERRORS = (
+    OSError, EOFError, ValueError, TypeError, ArithmeticError, MemoryError, zlib.error, ImageFileError, HeaderDataError
+)  # fmt: skip
+"""What nibabel raises for a file that is no NIfTI, or a damaged one."""
 
 
 def is_dataset(folder: Path) -> bool:
@@ -63,8 +67,8 @@ def _channel(folder: Path, description: dict[str, Any], modality: Modality) -> i
     )
 
 
-def liver_values(labels: Any, liver_label: str | None, path: Path) -> tuple[int, ...]:
-    """The voxel values that are liver.
+def label_values(labels: Any, liver_label: str | None, path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The voxel values that are liver, and those that mark what is to be ignored (nnU-Net v2's label "ignore").
 
     Args:
         labels: dataset.json's: name to value or list of values (nnU-Net v2), or value to name (v1).
@@ -81,63 +85,95 @@ def liver_values(labels: Any, liver_label: str | None, path: Path) -> tuple[int,
     except (AttributeError, TypeError, ValueError):
         raise InputError(f"{path}: labels is {labels!r}, expected such as {{'background': 0, 'liver': 1}}") from None
     wanted = (liver_label or "liver").lower()
+    ignored = values.get("ignore", ())
     if wanted in values:
-        return values[wanted]
+        return values[wanted], ignored
     if wanted.isdigit() and any(int(wanted) in group for group in values.values()):
-        return (int(wanted),)
+        return (int(wanted),), ignored
     raise InputError(
         f"{path}: labels has {', '.join(values) or 'nothing'}, no {wanted}; name the liver with --liver-label"
     )
 
 
-def _load(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Voxels (I, J, K) float32 and the affine of (i, j, k) to LPS mm."""
+def load_nifti(path: Path, dtype: type | None = None) -> tuple[NDArray[Any], NDArray[np.float64], bool]:
+    """A file's voxels (I, J, K), the affine of (i, j, k) to LPS mm, and whether the file itself says how they lie.
+
+    Args:
+        path: .nii or .nii.gz.
+        dtype: of the voxels; None for what they come as.
+
+    Raises:
+        InputError: when it can't be read, or holds something else than real numbers in three dimensions.
+    """
     try:
         image: Any = nibabel.load(path)
-        voxels = np.asarray(image.dataobj, np.float32)
+        if image.get_data_dtype().kind not in "biuf":
+            raise InputError(f"{path}: holds {image.get_data_dtype()} (colours or complex numbers); name grey values")
+        voxels, affine = np.asarray(image.dataobj, dtype), LPS_FROM_RAS @ np.asarray(image.affine, np.float64)
     except READ_ERRORS as error:
-        raise InputError(f"{path}: can't be read as NIfTI ({error}); copy the file again or add --skip-bad") from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"{path}: can't be read as NIfTI ({reason}); copy the file again") from error
     if voxels.ndim == 4 and voxels.shape[3] == 1:
         voxels = voxels[..., 0]
     if voxels.ndim != 3:
         raise InputError(f"{path}: has shape {voxels.shape}, expected three dimensions; name 3-D images")
+    return voxels, affine, bool(image.header["qform_code"] or image.header["sform_code"])
+
+
+def _turned(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64], bool]:
+    """A file's voxels (D, H, W) in display orientation, their affine there, and whether the file says how they lie."""
+    voxels, affine, oriented = load_nifti(path, np.float32)
     if not np.isfinite(voxels).all():
-        raise InputError(f"{path}: holds values that are not finite; repair the file or add --skip-bad")
-    return voxels, LPS_FROM_RAS @ np.asarray(image.affine, np.float64)
+        raise InputError(f"{path}: holds values that are not finite; repair the file")
+    try:
+        (turned,), affine = to_display([voxels], affine)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}, so the orientation is unknown; repair the header") from error
+    return turned, affine, oriented
 
 
-def read_case(image: Path, label: Path | None, liver: Sequence[int]) -> Volume:
+def read_case(image: Path, label: Path | None, liver: Sequence[int], ignored: Sequence[int] = ()) -> Volume:
     """One case of an nnU-Net data set.
+
+    Args:
+        image: NIfTI.
+        label: NIfTI on the same voxels, in whatever order of the axes; None for a case without.
+        liver: its values that are liver.
+        ignored: its values that say to learn nothing.
 
     Raises:
         InputError: names the file and what is wrong with it.
     """
-    voxels, affine = _load(image)
-    arrays: list[NDArray] = [voxels]
+    voxels, affine, oriented = _turned(image)
+    notes = [] if oriented else [
+        f"{image}: qform and sform say nothing of the orientation; its voxels are taken to run to the left, the front "
+        "and the head"
+    ]  # fmt: skip
+    marks = None
     if label is not None:
         if not label.exists():
             raise InputError(f"{label}: missing, the label of {image}; add it, or leave the image out with --skip-bad")
-        marks, label_affine = _load(label)
+        marks, label_affine, _ = _turned(label)
         if marks.shape != voxels.shape:
             raise InputError(
-                f"{label}: the label is {marks.shape}, but its image {image} is {voxels.shape}; "
-                "export the label again on its image's grid"
+                f"{label}: the label has {marks.shape} slices, rows and columns, but its image {image} has "
+                f"{voxels.shape}; export the label again on its image's grid"
             )
-        corner = np.array([*voxels.shape, 1.0])
-        apart = max(np.abs((affine - label_affine) @ point).max() for point in (corner, np.array([0.0, 0.0, 0.0, 1.0])))
+        apart = farthest_apart(voxels.shape[::-1], affine, label_affine)
         if not apart <= np.linalg.norm(affine[:3, :3], axis=0).min():
             raise InputError(f"{label}: lies {apart:.1f} mm from its image {image}; their affines must agree")
-        arrays.append(np.isin(marks, liver).astype(np.uint8))
-    try:
-        turned, affine = to_display(arrays, affine)
-    except ValueError as error:
-        raise InputError(f"{image}: {error}, so the orientation is unknown; repair the header") from error
+    unknown = () if marks is None else tuple(map(int, np.flatnonzero(np.isin(marks, ignored).any((1, 2)))))
+    if unknown:
+        notes.append(f"{label}: {len(unknown)} of {len(voxels)} slices are, or are in part, to be ignored; nothing is "
+                     "learned from them")  # fmt: skip
     return Volume(
-        image=turned[0],
-        label=turned[1] if label is not None else None,
+        image=voxels,
+        label=None if marks is None else np.isin(marks, liver).astype(np.uint8),
         affine=affine,
-        heights=affine[2, 3] + affine[2, 2] * np.arange(len(turned[0])),
-        sources=(image,) * len(turned[0]),
+        heights=affine[2, 3] + affine[2, 2] * np.arange(len(voxels)),
+        sources=(image,) * len(voxels),
+        ignored=unknown,
+        notes=tuple(notes),
     )
 
 
@@ -151,7 +187,7 @@ def find_studies(folder: Path, modality: Modality, liver_label: str | None) -> l
     channel = _channel(folder, description, modality)
     ending = str(description.get("file_ending", ".nii.gz"))
     labelled = (folder / "labelsTr").is_dir()
-    liver = liver_values(description.get("labels"), liver_label, folder / "dataset.json") if labelled else ()
+    values = label_values(description.get("labels"), liver_label, folder / "dataset.json") if labelled else ((), ())
     suffix = f"_{channel:04d}{ending}"
     studies = []
     for image in sorted((folder / "imagesTr").glob(f"*{suffix}")):
@@ -166,8 +202,9 @@ def find_studies(folder: Path, modality: Modality, liver_label: str | None) -> l
                 series=image.name,
                 paths=(image, *([label] if label and label.exists() else [])),
                 labelled=labelled,
-                read=partial(read_case, image, label, liver),
-                options=str(liver),
+                read=partial(read_case, image, label, *values),
+                options=str(values),
+                may_ignore=bool(values[1]),
             )
         )
     if not studies:

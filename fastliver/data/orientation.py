@@ -1,5 +1,7 @@
 """Turning volumes to display orientation by swapping and flipping axes, never by resampling."""
 
+import itertools
+
 import numpy as np
 from nibabel import orientations
 from numpy.typing import NDArray
@@ -23,6 +25,18 @@ def display_turn(affine: NDArray[np.float64]) -> NDArray[np.float64]:
     return orientations.ornt_transform(
         orientations.io_orientation(LPS_FROM_RAS @ affine), orientations.axcodes2ornt("LPS")
     )
+
+
+def farthest_apart(shape: tuple[int, ...], affine: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """How far in mm two affines of one grid of voxels put the same voxel from each other, at most.
+
+    Args:
+        shape: (I, J, K) of the grid.
+        affine, other: (4, 4), map (i, j, k) to mm.
+    """
+    # Affine maps differ most at a corner of the grid, whichever that is.
+    corners = np.array([(*point, 1.0) for point in itertools.product(*((0, size) for size in shape))])
+    return float(np.linalg.norm((corners @ (affine - other).T)[:, :3], axis=1).max())
 
 
 def to_display(arrays: list[NDArray], affine: NDArray[np.float64]) -> tuple[list[NDArray], NDArray[np.float64]]:

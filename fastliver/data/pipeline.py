@@ -41,8 +41,9 @@ class PreparedStudy:
 
     Attributes:
         study: which.
-        images: (D, size, size) float16 in [-1, 1].
-        labels: (D, size, size) uint8, all zero where the study has none.
+        numbers: of the series' slices, those that are kept.
+        images: (len(numbers), size, size) float16 in [-1, 1].
+        labels: (len(numbers), size, size) uint8, all zero where the study has none.
         shape: (D, H, W) of the series.
         fit: how its slices lie in the squares.
         affine: of (column, row, slice) of the series to LPS mm.
@@ -54,6 +55,7 @@ class PreparedStudy:
     """
 
     study: Study
+    numbers: Sequence[int]
     images: NDArray[np.float16]
     labels: NDArray[np.uint8]
     shape: tuple[int, int, int]
@@ -159,6 +161,7 @@ class Pipeline:
         images, labels = slices.result()
         return PreparedStudy(
             study=study,
+            numbers=range(len(images)),
             images=images,
             labels=labels,
             shape=(len(images), *slices.fit.shape),
@@ -175,11 +178,15 @@ class Pipeline:
         volume = study.read()
         depth, rows, columns = volume.image.shape
         fit = Fit.of((rows, columns), volume.spacing[1:], self.size)
-        images = to_half(fit.image(self.rule.apply(volume.image)))
+        kept = [number for number in range(depth) if number not in volume.ignored]
+        if not kept:
+            raise InputError(f"{study.series}: all its slices are, or are in part, to be ignored; leave it out")
+        images = to_half(fit.image(self.rule.apply(volume.image)[kept]))
         return PreparedStudy(
             study=study,
+            numbers=kept,
             images=images,
-            labels=np.zeros(images.shape, np.uint8) if volume.label is None else fit.label(volume.label),
+            labels=np.zeros(images.shape, np.uint8) if volume.label is None else fit.label(volume.label[kept]),
             shape=(depth, rows, columns),
             fit=fit,
             affine=volume.affine,

@@ -19,6 +19,8 @@ from fastliver.errors import InputError
 POSITION_TOLERANCE_MM = 1e-3
 SPACING_TOLERANCE = 0.1
 TILT_TOLERANCE_DEGREES = 1.0
+MISSING = 1.5
+"""A gap so many times as wide as usual lacks a slice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,7 @@ class SeriesPlan:
         liver: grey values of a mask that are liver.
         skip_bad: whether a slice that can't be read is left out; otherwise it ends the reading.
         skipped: as in `Volume`.
-        notes_before: what was known of the series before its slices were stacked.
-        notes: as in `Volume`, with those.
+        notes: as in `Volume`.
     """
 
     slices: tuple[PlannedSlice, ...]
@@ -66,7 +67,6 @@ class SeriesPlan:
     liver: range
     skip_bad: bool
     skipped: tuple[str, ...] = ()
-    notes_before: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -111,7 +111,7 @@ class SeriesPlan:
         skipped = (*self.skipped, *(str(failed[path]) for path in sorted(failed)))
         if not left:
             raise _nothing_left(self.slices[0].image.path.parent, skipped)
-        return _stack(left, self.liver, self.skip_bad, skipped, self.notes_before)
+        return _stack(left, self.liver, self.skip_bad, skipped)
 
 
 def offer_skipping(error: InputError) -> InputError:
@@ -129,8 +129,6 @@ def plan_series(
     masks: Mapping[Path, Path] | None,
     liver: range,
     skip_bad: bool,
-    skipped_before: Sequence[str] = (),
-    notes_before: Sequence[str] = (),
 ) -> SeriesPlan:
     """Plan the reading of one series; its pixels and masks aren't touched.
 
@@ -140,8 +138,6 @@ def plan_series(
         masks: the PNG mask of each file, or None for a series without labels.
         liver: grey values of a mask that are liver.
         skip_bad: leave out files that can't be read, instead of raising.
-        skipped_before: what was left out while the series was looked for; goes into the plan's list.
-        notes_before: what was noted of the series while it was looked for, alike.
 
     Raises:
         InputError: names the file, the field, what was found and what to do.
@@ -164,12 +160,10 @@ def plan_series(
             skipped.append(str(error))
     if not slices:
         raise _nothing_left(paths[0].parent, skipped)
-    return _stack(slices, liver, skip_bad, (*skipped_before, *skipped), tuple(notes_before))
+    return _stack(slices, liver, skip_bad, tuple(skipped))
 
 
-def _stack(
-    slices: Sequence[PlannedSlice], liver: range, skip_bad: bool, skipped: tuple[str, ...], notes: tuple[str, ...]
-) -> SeriesPlan:
+def _stack(slices: Sequence[PlannedSlice], liver: range, skip_bad: bool, skipped: tuple[str, ...]) -> SeriesPlan:
     """The plan of slices in any order."""
     _check_alike(slices)
     first = slices[0]
@@ -185,13 +179,13 @@ def _stack(
             f"{in_order[index + 1].image.path}: ImagePositionPatient is that of {in_order[index].name}; two slices at "
             "one place can't be told apart: remove one, or put the two series in folders of their own"
         )
-    own_notes = []
+    notes = []
     if len(gaps) and np.ptp(gaps) > SPACING_TOLERANCE * np.median(gaps):
-        own_notes.append(f"{folder}: slice spacing varies from {gaps.min():.2f} to {gaps.max():.2f} mm")
+        notes.append(f"{folder}: slice spacing varies from {gaps.min():.2f} to {gaps.max():.2f} mm")
     if (tilt := _tilt(affine)) > TILT_TOLERANCE_DEGREES:
-        own_notes.append(f"{folder}: the gantry was tilted by {tilt:.1f} degrees, so that the slices stack askew")
+        notes.append(f"{folder}: the gantry was tilted by {tilt:.1f} degrees, so that the slices stack askew")
     if inverted := sum(item.image.format.inverted for item in slices):
-        own_notes.append(f"{folder}: {inverted} slices are MONOCHROME1 (lowest value white) and were inverted")
+        notes.append(f"{folder}: {inverted} slices are MONOCHROME1 (lowest value white) and were inverted")
 
     turn = display_turn(affine)
     if turn[2, 0] != 2:
@@ -213,8 +207,7 @@ def _stack(
         liver=liver,
         skip_bad=skip_bad,
         skipped=skipped,
-        notes_before=notes,
-        notes=(*notes, *own_notes),
+        notes=tuple(notes),
     )
 
 
@@ -280,8 +273,11 @@ def stack_grid(
     gaps = np.diff(along[order])
     step = normal * thickness
     if gaps.sum() > 0:
-        # The usual gap: where a slice is missing, the others keep their distance.
-        step = (positions[order[-1]] - positions[order[0]]) / gaps.sum() * np.median(gaps)
+        # Where a slice is missing, the others keep their distance.
+        usual = np.median(gaps)
+        step = (positions[order[-1]] - positions[order[0]]) / gaps.sum() * (
+            usual if gaps.max() > MISSING * usual else gaps.mean()
+        )
     affine = np.eye(4)
     affine[:3, 0] = columns_to * spacing[1]
     affine[:3, 1] = rows_to * spacing[0]
@@ -296,14 +292,12 @@ def read_series(
     masks: Mapping[Path, Path] | None,
     liver: range,
     skip_bad: bool,
-    skipped_before: Sequence[str] = (),
-    notes_before: Sequence[str] = (),
 ) -> Volume:
     """Read one series by its plan; arguments and errors are those of `plan_series`.
 
     With `skip_bad` on, what can't be decoded is left out too, and the rest stacked anew.
     """
-    plan = plan_series(paths, modality, masks, liver, skip_bad, skipped_before, notes_before)
+    plan = plan_series(paths, modality, masks, liver, skip_bad)
     images: dict[tuple[Path, int], NDArray[np.float32]] = {}
     labels: dict[Path, NDArray[np.uint8]] = {}
     failed: dict[Path, InputError] = {}

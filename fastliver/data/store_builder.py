@@ -61,6 +61,8 @@ def build_store(
     with new_folder(path) as temporary, closing(pipeline.prepare(studies)) as prepared:
         writer = StoreWriter(temporary, rule.modality, size, rule, studies[0].labelled)
         for number, outcome in enumerate(prepared):
+            skipped += studies[number].skipped
+            notes += studies[number].notes
             if isinstance(outcome, PreparedStudy):
                 _add_study(writer, outcome)
                 skipped += outcome.skipped
@@ -79,6 +81,5 @@ def build_store(
 
 
 def _add_study(writer: StoreWriter, prepared: PreparedStudy) -> None:
-    numbers = range(len(prepared.images))
-    records = study_records(prepared.study, prepared, prepared.shape, prepared.fit, numbers)
+    records = study_records(prepared.study, prepared, prepared.shape, prepared.fit, prepared.numbers)
     writer.add(prepared.images, prepared.labels, *records)

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastliver.errors import InputError
 
 if TYPE_CHECKING:
     from fastliver.data.series import SeriesPlan
@@ -26,7 +28,8 @@ class Volume:
             that is wrong.
         sources: the file each slice was read from.
         frames: of DICOM, which frame of that file each slice is, from 1 as DICOM counts; otherwise empty.
-        skipped: "file: reason" of every file left out with `skip_bad`.
+        ignored: numbers of the slices whose label says to learn nothing from them, or from a part of them.
+        skipped: "file: reason" of every file of the series left out with `skip_bad`.
         notes: what a user should know of the series and can't see from the counts.
     """
 
@@ -36,6 +39,7 @@ class Volume:
     heights: NDArray[np.float64]
     sources: tuple[Path, ...]
     frames: tuple[int, ...] = ()
+    ignored: tuple[int, ...] = ()
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -59,6 +63,9 @@ class Study:
         options: what else decides what `read` gives, such as the label that is liver.
         read: reads the series; raises InputError that names the file and the field.
         plan: for DICOM, what `read` would do, from the headers alone; raises InputError alike.
+        may_ignore: whether its volume may have slices to be ignored.
+        skipped: "file: reason" of what was left out while the series was looked for, be it of another series.
+        notes: what else was seen then. Both are the user's to know whether or not the series can be read.
     """
 
     modality: Modality
@@ -69,3 +76,15 @@ class Study:
     read: Callable[[], Volume]
     options: str = ""
     plan: "Callable[[], SeriesPlan] | None" = None
+    may_ignore: bool = False
+    skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def unreadable(modality: Modality, patient: str, series: str, labelled: bool, message: str) -> Study:
+    """A study of which it is known beforehand that it can't be read: `read` raises InputError with the message."""
+
+    def read() -> NoReturn:
+        raise InputError(message)
+
+    return Study(modality, patient, series, (), labelled, read)

@@ -26,7 +26,8 @@ def write_nifti(path: Path, array: NDArray[Any], volume: Volume, description: st
         description: at most 79 characters, for the header's `descrip`.
 
     Raises:
-        InputError: when the source can't be read any more, or its grid isn't the volume's.
+        InputError: when the source can't be read any more or its grid isn't the volume's, or a DICOM series has no
+            grid: slices are missing or lie unevenly.
     """
     image = _on_source(array, volume) if is_nifti(volume.sources[0]) else _on_series(array, volume)
     image.header["descrip"] = description.encode("ascii", "replace")[:79]
@@ -61,6 +62,14 @@ def _on_source(array: NDArray[Any], volume: Volume) -> nibabel.Nifti1Image:
 
 
 def _on_series(array: NDArray[Any], volume: Volume) -> nibabel.Nifti1Image:
+    on_grid = volume.affine[2, 3] + volume.affine[2, 2] * np.arange(len(volume.heights))
+    off = np.abs(volume.heights - on_grid)
+    if off.max() > volume.affine[2, 2] / 2:
+        first = int(np.argmax(off > volume.affine[2, 2] / 2))
+        raise InputError(
+            f"{volume.sources[first]}: slices are missing or lie unevenly, so that NIfTI would put this one at "
+            f"{on_grid[first]:.1f} mm instead of {volume.heights[first]:.1f} mm; complete the series, or write DICOM"
+        )
     affine = LPS_FROM_RAS @ volume.affine
     image = nibabel.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
     scanner = 1

@@ -1,5 +1,6 @@
 """`python -m fastliver.segment` from outside: masks on the input's voxels, its options, and what it refuses."""
 
+import shutil
 from pathlib import Path
 
 import highdicom
@@ -137,6 +138,18 @@ def test_never_overwrites_without_force(segment, patient, tmp_path) -> None:
     assert out.read_text() == "mine"
     segment(f"--mr={patient[0]}", f"--out={out}", "--force").succeeded()
     assert nibabel.load(out).shape == patient[1].image.shape[::-1]
+
+
+def test_a_bad_dicom_file_costs_its_own_series_alone(segment, phantom, tmp_path) -> None:
+    for study in Source(phantom, "MR").studies()[:2]:
+        shutil.copytree(study.paths[0].parent, tmp_path / "pacs" / study.patient)
+    first, second = sorted((tmp_path / "pacs").iterdir())
+    (second / "zz.dcm").write_bytes(bytes(128) + b"DICM and no more")
+    told = segment(f"--mr={tmp_path / 'pacs'}", f"--out={tmp_path / 'out'}").refused("zz.dcm", "1 of 2", code=3)
+    assert "add --skip-bad" in told
+    (made,) = (tmp_path / "out").glob("*.dcm")
+    read = highdicom.seg.segread(made).ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    assert len(read) == len([*first.iterdir()])
 
 
 def test_a_bad_patient_is_left_out_and_listed(segment, tmp_path) -> None:

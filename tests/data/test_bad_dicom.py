@@ -1,6 +1,7 @@
 """What is wrong with a file is said by file, field and remedy; with `skip_bad` that slice alone is left out."""
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,3 +224,33 @@ def test_deep_nesting_that_ends_is_read(tmp_path, write_slice, depth):
     ends = b"\xfe\xff\x0d\xe0\0\0\0\0" + b"\xfe\xff\xdd\xe0\0\0\0\0"
     path.write_bytes(content[:at] + begins * depth + ends * depth + content[at:])
     assert (Source(tmp_path, "CT").studies()[0].read().image == 7).all()
+
+
+def test_a_file_that_never_was_an_image_takes_no_mask(ct_tree):
+    """Thumbs.db in the place of a slice that was lost: the numbers agree, and every mask would be another slice's."""
+    images = sorted((ct_tree / "CT/7/DICOM_anon").iterdir())
+    images[4].unlink()
+    (images[0].parent / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(600))
+    for skip_bad in (False, True):
+        with pytest.raises(InputError, match=r"6 masks for 5 images .* shifts all that follow"):
+            Source(ct_tree, "CT", skip_bad=skip_bad).studies()
+    next((ct_tree / "CT/7/Ground").glob("*004.png")).unlink()
+    volume = Source(ct_tree, "CT", skip_bad=True).studies()[0].read()
+    assert volume.image[:, 0, 0].tolist() == [0, 1, 2, 3, 5]
+    assert volume.label.sum((1, 2)).tolist() == [24, 48, 72, 96, 144]
+
+
+def test_a_patient_with_masks_alone_is_named(ct_tree, tmp_path):
+    shutil.copytree(ct_tree / "CT/7", ct_tree / "CT/8")
+    for image in (ct_tree / "CT/8/DICOM_anon").iterdir():
+        image.unlink()
+    studies = Source(ct_tree, "CT", skip_bad=True).studies()
+    assert [(study.patient, study.labelled) for study in studies] == [("CT_7", True), ("CT_8", True)]
+    words = "8/DICOM_anon: no images, but masks in .*8/Ground; complete the folder or remove the patient"
+    with pytest.raises(InputError, match=words):
+        studies[1].read()
+    rule = IntensityRule("CT", -160, 240)
+    with pytest.raises(InputError, match=words):
+        build_store(studies, rule, 32, tmp_path / "stores")
+    store = build_store(studies, rule, 32, tmp_path / "stores", skip_bad=True)
+    assert (store.patients, len(store.meta["skipped"])) == (["CT_7"], 1)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from pydicom.uid import generate_uid
 
+from fastliver.data.intensity import IntensityRule
 from fastliver.data.sources import Source
+from fastliver.data.store_builder import build_store
 from fastliver.errors import InputError
 
 
@@ -96,7 +98,7 @@ def test_a_text_file_called_dcm_is_refused_and_with_skip_bad_left_out(export):
 def test_what_skip_bad_left_out_while_looking_is_listed(export):
     bad = export / "I010.dcm"
     bad.write_text("this is no image")
-    skipped = [line for study in Source(export, "MR", skip_bad=True).studies() for line in study.read().skipped]
+    skipped = [line for study in Source(export, "MR", skip_bad=True).studies() for line in study.skipped]
     assert [str(bad) in line for line in skipped] == [True]
 
 
@@ -142,7 +144,8 @@ def test_signed_pixels_and_fractional_slopes_become_hu(tmp_path, write_slice):
 
 
 def notes(folder: Path, modality: str = "MR") -> str:
-    return "; ".join(Source(folder, modality).studies()[0].read().notes)
+    study = Source(folder, modality).studies()[0]
+    return "; ".join((*study.notes, *study.read().notes))
 
 
 def test_what_is_no_slice_is_told_apart_and_counted(export, write_slice):
@@ -275,3 +278,20 @@ def test_a_plan_turns_each_slice_as_the_volume_is_turned(tmp_path, write_slice, 
     assert (np.diff(x, axis=1) == 1).all()
     assert (np.diff(y, axis=0) == 1).all()
     np.testing.assert_allclose(volume.affine[:2, 3], [x[0, 0], y[0, 0]])
+
+
+def test_what_was_left_out_is_told_though_the_first_series_can_not_be_read(export, write_slice, tmp_path_factory):
+    """A localizer that isn't called one comes first, and a slice of the next series is cut within its header."""
+    sagittal = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}
+    write_slice(export / "A", np.zeros((16, 16), np.uint16), Modality="MR", SeriesInstanceUID="1.2.0", **sagittal)
+    write_slice(export / "B", np.zeros((16, 16), np.uint16), Modality="SEG", SeriesInstanceUID="1.2.9")
+    cut = export / "I003"
+    cut.write_bytes(cut.read_bytes()[:300])
+    studies = Source(export, "MR", skip_bad=True).studies()
+    stores = tmp_path_factory.mktemp("stores")
+    store = build_store(studies, IntensityRule("MR", 0.5, 99.5), 16, stores, skip_bad=True)
+    assert len(store) == 4 + 3
+    unread, localizer = store.meta["skipped"]
+    assert unread.startswith(f"{cut}: ")
+    assert "not an axial slice" in localizer
+    assert f"Modality SEG in {export / 'B'}" in store.meta["notes"][0]

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from fastliver.data.intensity import IntensityRule
+from fastliver.data.masks import read_mask
+from fastliver.data.nifti import read_case
 from fastliver.data.sources import Source
 from fastliver.data.store_builder import build_store
 from fastliver.errors import InputError
@@ -196,7 +198,7 @@ def spoil(folder, write_nifti, what):
     elif what == "no label":
         label.unlink()
     about_label = what in ("cut label", "shape", "place", "spacing", "no label")
-    words = {"shape": r"\(3, 5, 6\)", "place": "9.0 mm", "spacing": "mm from", "no label": "missing",
+    words = {"shape": r"\(6, 5, 3\)", "place": "9.0 mm", "spacing": "mm from", "no label": "missing",
              "four frames": r"\(4, 5, 6, 4\)", "not finite": "not finite", "no orientation": "orientation"}  # fmt: skip
     return (label if about_label else image), words.get(what, "can't be read")
 
@@ -225,3 +227,87 @@ def test_the_message_says_what_to_do(dataset, write_nifti, what):
     with pytest.raises(InputError) as error:
         Source(folder, "CT").studies()[0].read()
     assert REMEDY.search(str(error.value).replace(str(folder), ""))
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (2, 1, 0), (0, 2, 1)])
+def test_a_label_with_its_axes_in_another_order_lies_where_its_affine_says(tmp_path, write_nifti, order):
+    """A cube: neither its shape nor the corners of the grid tell that axes were swapped."""
+    voxels = np.arange(125, dtype=np.int16).reshape(5, 5, 5)
+    image = write_nifti(tmp_path / "image.nii.gz", voxels)
+    affine = np.eye(4)[:, [*order, 3]]
+    label = write_nifti(tmp_path / "label.nii.gz", (voxels % 7 == 0).astype(np.uint8).transpose(order), affine)
+    volume = read_case(image, label, (1,))
+    np.testing.assert_array_equal(volume.label, volume.image % 7 == 0)
+    write_nifti(label, (voxels % 7 == 0).astype(np.uint8), affine)
+    with pytest.raises(AssertionError):
+        np.testing.assert_array_equal(read_case(image, label, (1,)).label, volume.label)
+
+
+def write_header(path, **fields):
+    """An image whose header says something else than it should."""
+    nibabel.save(nibabel.Nifti1Image(VOXELS, np.eye(4)), path)
+    header = nibabel.load(path).header
+    for name, value in fields.items():
+        header[name] = value
+    path.write_bytes(header.binaryblock + path.read_bytes()[348:])
+
+
+COLOURS = np.zeros(VOXELS.shape, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: nibabel.save(nibabel.Nifti1Image(COLOURS, np.eye(4)), path), "colours or complex"),
+        (lambda path: nibabel.save(nibabel.Nifti1Image(VOXELS * 1j, np.eye(4)), path), "colours or complex"),
+        (lambda path: write_header(path, datatype=1, bitpix=1), "can't be read as NIfTI"),
+        (lambda path: write_header(path, datatype=777), "can't be read as NIfTI"),
+        (lambda path: write_header(path, vox_offset=16), "can't be read as NIfTI"),
+        (lambda path: write_header(path, dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]), "can't be read as NIfTI"),
+        (lambda path: write_header(path, dim=[3, -4, 5, 6, 1, 1, 1, 1]), "can't be read as NIfTI"),
+    ],
+    ids=["colours", "complex", "binary", "unknown type", "offset", "too large", "negative"],
+)
+def test_headers_that_nibabel_stumbles_over_are_named(tmp_path, spoil, words):
+    path = tmp_path / "image.nii"
+    spoil(path)
+    for read in (lambda: read_case(path, None, ()), lambda: read_mask(path, 1)):
+        with pytest.raises(InputError, match=words) as error:
+            read()
+        assert str(error.value).startswith(f"{path}: ")
+        assert "\n" not in str(error.value)
+
+
+def test_slices_to_be_ignored_are_not_learned_from(dataset, write_nifti, tmp_path):
+    folder = dataset({**V2, "labels": {"background": 0, "liver": 1, "ignore": 2}})
+    marks = np.ones(VOXELS.shape, np.uint8)
+    marks[..., 2], marks[1, 1, 4] = 2, 2
+    write_nifti(folder / "labelsTr/a_001.nii.gz", marks)
+    write_nifti(folder / "labelsTr/a_002.nii.gz", np.ones(VOXELS.shape, np.uint8))
+    first, second = Source(folder, "CT").studies()
+    assert (first.may_ignore, first.read().ignored, second.read().ignored) == (True, (2, 4), ())
+    assert len(first.read().image) == 6  # who only looks at the image misses nothing
+    store = build_store([first, second], IntensityRule("CT", 0, 100), 8, tmp_path / "stores")
+    assert [(entry.patient, entry.slice) for entry in store.entries] == [
+        *(("a_001", number) for number in (0, 1, 3, 5)), *(("a_002", number) for number in range(6))
+    ]  # fmt: skip
+    assert [entry.z for entry in store.entries[:4]] == [0, 1, 3, 5]
+    whole = store.images[[4, 5, 7, 9]]  # the other patient's image is the same
+    np.testing.assert_array_equal(store.images[:4], whole)
+    assert (store.labels == store.labels[4]).all()
+    assert "2 of 6 slices" in store.meta["notes"][0]
+    write_nifti(folder / "labelsTr/a_001.nii.gz", np.full(VOXELS.shape, 2, np.uint8))
+    with pytest.raises(InputError, match=r"a_001_0000.nii.gz: all its slices are"):
+        build_store(Source(folder, "CT").studies(), IntensityRule("CT", 0, 100), 8, tmp_path / "stores")
+
+
+def test_a_file_that_does_not_say_how_it_lies_is_noted(tmp_path, write_nifti):
+    silent = tmp_path / "silent.nii"
+    image = nibabel.Nifti1Image(VOXELS, None)
+    assert (int(image.header["qform_code"]), int(image.header["sform_code"])) == (0, 0)
+    nibabel.save(image, silent)
+    (note,) = read_case(silent, None, ()).notes
+    assert note.startswith(f"{silent}: qform and sform say nothing")
+    # To the left, the front and the head, as the note says: x is right already, rows run the other way.
+    np.testing.assert_array_equal(read_case(silent, None, ()).image, VOXELS[:, ::-1].transpose(2, 1, 0))
+    assert read_case(write_nifti(tmp_path / "clear.nii", VOXELS), None, ()).notes == ()

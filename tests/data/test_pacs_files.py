@@ -182,7 +182,7 @@ def test_a_folder_of_all_of_them_gives_series_or_named_errors(modality, tmp_path
     studies = Source(tmp_path, modality, skip_bad=True).studies()
     first = studies[0].read()
     assert first.image[:, 0, 0].tolist() == [0, 1, 2]
-    (note,) = first.notes
+    (note,) = studies[0].notes
     for kind in ("Modality SEG", "Modality RTPLAN", "Modality SR", "Modality RTDOSE", "Modality US", "Modality CR"):
         assert kind in note
     assert len(studies) > 5

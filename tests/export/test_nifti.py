@@ -2,10 +2,12 @@
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from fastliver.data.nifti import read_case
+from fastliver.data.series import read_series
 from fastliver.errors import InputError
 from fastliver.export.nifti import write_nifti
 
@@ -76,6 +78,21 @@ def test_a_dicom_series_becomes_nifti_at_the_same_place(ct_volume, tmp_path) -> 
     np.testing.assert_allclose(again.affine, ct_volume.affine, atol=1e-5)
 
 
+@pytest.fixture
+def dicom_series(make_ct, tmp_path):
+    """The volume of a CT series with slices at these heights."""
+
+    def make(heights):
+        header = pydicom.dcmread(make_ct().sources[0])
+        (tmp_path / "series").mkdir()
+        for number, height in enumerate(heights):
+            header.ImagePositionPatient = [0, 0, height]
+            header.save_as(tmp_path / "series" / f"{number:03d}.dcm")
+        return read_series(sorted((tmp_path / "series").iterdir()), "CT", None, range(0), False)
+
+    return make
+
+
 def test_a_source_that_was_replaced_meanwhile_is_refused(tmp_path) -> None:
     phantom(tmp_path / "mr.nii", "LPS")
     volume = read_case(tmp_path / "mr.nii", None, ())
@@ -83,3 +100,21 @@ def test_a_source_that_was_replaced_meanwhile_is_refused(tmp_path) -> None:
     with pytest.raises(InputError, match=r"mr.nii: changed since it was read"):
         write_nifti(tmp_path / "liver.nii", volume.image, volume, "liver")
     assert not (tmp_path / "liver.nii").exists()
+
+
+@pytest.mark.parametrize(("heights", "off"), [((0, 5, 10, 25, 30), 25), ((0, 3, 6, 9, 15, 21, 27), 6)])
+def test_a_series_that_nifti_can_not_hold_is_refused(dicom_series, tmp_path, heights, off) -> None:
+    """Its one distance between slices would put those above a gap, or of another distance, elsewhere."""
+    volume = dicom_series(heights)
+    with pytest.raises(InputError, match=rf"missing or lie unevenly.* instead of {off}\.0 mm; complete"):
+        write_nifti(tmp_path / "liver.nii", volume.image, volume, "liver")
+    assert not (tmp_path / "liver.nii").exists()
+
+
+def test_distances_that_vary_a_little_are_evened_out(dicom_series, tmp_path) -> None:
+    """Rounded positions: with the median for the distance, 2.6, the last of 100 slices would be 10 mm off."""
+    heights = [round(2.4 * (number // 2) + 2.6 * ((number + 1) // 2), 3) for number in range(100)]
+    volume = dicom_series(heights)
+    write_nifti(tmp_path / "liver.nii", volume.image, volume, "liver")
+    affine = nibabel.load(tmp_path / "liver.nii").affine
+    assert np.abs(affine[2, 3] + affine[2, 2] * np.arange(100) - heights).max() < 0.11

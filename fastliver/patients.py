@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from fastliver.cli import DISK_FULL
 from fastliver.data.cases import Case
 from fastliver.data.study import Volume
 from fastliver.errors import InputError, RunError, SomeFailed
-from fastliver.files import read_json, write_json
+from fastliver.files import read_json, remove, write_json
 from fastliver.training.progress import bar, clock
 
 RECORD = "fastliver.json"
@@ -95,26 +95,57 @@ def check_results(source: Path, out: Path, cases: Sequence[Case], result: Callab
                 raise InputError(f"{path}: would be replaced by its own result; choose another --out")
 
 
-def claim(folder: Path, made_with: dict[str, Any], force: bool) -> None:
-    """Note what the results in a folder are made with.
+def claim(folder: Path, made_with: dict[str, Any], results: Iterable[Path], force: bool) -> None:
+    """Note what the results in a folder are made with, so that what is there already can be told from others'.
+
+    Args:
+        folder: of results.
+        made_with: what decides how they look.
+        results: what this command writes of all patients, whichever process does.
+        force: others' results give way; they are removed at once, for what isn't reached must not pass for these.
 
     Raises:
         InputError: when it holds others', and `force` is off.
     """
     path = folder / RECORD
-    if path.exists() and not force:
-        try:
-            before = read_json(path)
-        except ValueError as error:
-            raise InputError(f"{path}: not valid JSON ({error}); delete it, or choose another --out") from error
-        for name, value in made_with.items():
-            if before.get(name) != value:
-                raise InputError(
-                    f"{folder}: holds results made with {name} {before.get(name)}, not {value}; choose another --out, "
-                    "or make them again with --force"
-                )
+    if not path.exists():
+        there = next((result for result in results if result.exists()), None)
+        if there is not None and not force:
+            raise InputError(
+                f"{there}: is there already, and no {RECORD} beside it says what made it; choose another --out, or "
+                "replace it with --force"
+            )
+        write_json(path, made_with)
         return
+    try:
+        before = dict(read_json(path))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: no valid JSON object ({error}); delete it, or choose another --out") from error
+    differing = next((name for name, value in made_with.items() if before.get(name) != value), None)
+    if differing is None:
+        return
+    if not force:
+        raise InputError(
+            f"{folder}: holds results made with {differing} {before.get(differing)}, not {made_with[differing]}; "
+            "choose another --out, or make them again with --force"
+        )
+    for result in results:
+        remove(result)
     write_json(path, made_with)
+
+
+def all_of(*works: Callable[[], None]) -> None:
+    """Do one work after the other, whatever patients the one before could not do; that is raised at the end."""
+    failed: list[InputError] = []
+    for work in works:
+        try:
+            work()
+        except InputError as error:
+            failed.append(error)
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        raise SomeFailed("\n".join(map(str, failed)))
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,14 @@ class Segmenter:
     @property
     def made_with(self) -> dict[str, Any]:
         """What decides how the results look."""
-        return {"command": "segment", "model": self.name, "version": self.version, "tta": self.options.tta,
-                "largest_component": self.options.largest_component}  # fmt: skip
+        return {
+            "command": "segment",
+            "model": self.name,
+            "version": self.version,
+            "mr_sequence": self.options.mr_sequence,
+            "tta": self.options.tta,
+            "largest_component": self.options.largest_component,
+        }
 
     def finished(self, case: Case) -> bool:
         """Whether a case's results are there."""
@@ -197,7 +203,7 @@ def main(arguments: Sequence[str]) -> None:
     for folder in filter(None, (segmenter.out, segmenter.probability)):
         check_results(Path(options.mr), folder, cases, partial(segmenter.result, out=folder))
         if ending_of(folder) is None:
-            claim(folder, segmenter.made_with, options.force)
+            claim(folder, segmenter.made_with, (segmenter.result(case, folder) for case in cases), options.force)
     passes = len(segmenter.networks)
     work_through(shard.part(cases), segmenter.finished, segmenter, console, passes)
 

@@ -26,9 +26,11 @@ from fastliver.inference.model import Model, load
 from fastliver.inference.segmentation import THRESHOLD
 from fastliver.inference.squares import Squares
 from fastliver.patients import (
+    RECORD,
     Shard,
     Work,
     add_options,
+    all_of,
     check_batch,
     check_results,
     claim,
@@ -65,7 +67,9 @@ def build_parser() -> ArgumentParser:
         help="drop slices where the liver that S finds in the synthetic MR and the CT's label agree less (Dice); in "
         "NIfTI and nnU-Net volumes such a slice stays, with label 2 (ignore)",
     )
-    parser.add_argument("--qa", action="store_true", help="write a picture of each patient to <out>/qa")
+    parser.add_argument(
+        "--qa", action="store_true", help="write a picture of each patient to <out>/qa (beside a store: <out>.qa)"
+    )
     parser.add_argument(
         "--with-real", type=str | None, default=None, help="labelled MR to put into the nnU-Net data set beside it"
     )
@@ -125,20 +129,30 @@ class Synthesizer:
     def made_with(self) -> dict[str, Any]:
         """What decides how the results look."""
         return {"command": "synthesize", "model": self.name, "version": self.version, "format": self.options.format,
-                "min_dice": self.options.min_dice}  # fmt: skip
+                "min_dice": self.options.min_dice, "liver_label": self.options.liver_label}  # fmt: skip
 
     def finished(self, case: Case) -> bool:
-        """Whether a case's results are there."""
-        return not self.options.force and self.result(case).exists()
+        """Whether what is asked for of a case is there."""
+        has_sheet = not self.options.qa or self.sheet(case).exists()
+        return not self.options.force and self.result(case).exists() and has_sheet
 
     def result(self, case: Case) -> Path:
         """What is written last of a case."""
+        return self.results(case)[-1]
+
+    def results(self, case: Case) -> list[Path]:
+        """What is written of a case, in this order, besides its QA sheet."""
         return {
-            "dicom": self.out / case.name,
-            "nifti": self.out / f"{case.name}.nii.gz",
-            "nnunet": nnunet.case_path(self.out, f"synthetic_{case.name}"),
-            "store": self.out,
+            "dicom": [self.out / case.name],
+            "nifti": [self.out / f"{case.name}_label.nii.gz", self.out / f"{case.name}.nii.gz"],
+            "nnunet": nnunet.case_paths(self.out, f"synthetic_{case.name}"),
+            "store": [self.out],
         }[self.options.format]
+
+    def sheet(self, case: Case) -> Path:
+        """Where a case's QA sheet goes; a store is a folder of its own and takes nothing else in."""
+        folder = self.out.parent / f"{self.out.name}.qa" if self.options.format == "store" else self.out / "qa"
+        return folder / f"{case.name}.png"
 
     def __call__(self, work: Work) -> str:
         """Synthesize one patient; returns what to tell the user."""
@@ -165,7 +179,9 @@ class Synthesizer:
                    else f"reaches --min-dice {self.options.min_dice:g}; lower it")
             )  # fmt: skip
         if self.options.qa:
-            write_file(self.out / "qa" / f"{work.case.name}.png", self.qa(result))
+            write_file(self.sheet(work.case), self.qa(result))
+            if not self.options.force and self.result(work.case).exists():
+                return f"was finished before; QA sheet to {self.sheet(work.case)}"
         where = {"dicom": self.dicom, "nifti": self.nifti, "nnunet": self.nnunet, "store": self.store}
         told = f"{len(result.kept)} slices to {where[self.options.format](result)}"
         if self.options.min_dice is not None:
@@ -217,10 +233,10 @@ class Synthesizer:
         """<case>.nii.gz, and <case>_label.nii.gz where the CT has a label."""
         from fastliver.export.nifti import write_nifti
 
-        volume, path = result.work.volume, self.result(result.work.case)
+        volume, (label_path, path) = result.work.volume, self.results(result.work.case)
         if volume.label is not None:
             label = nnunet.ignoring(volume.label, result.dropped)
-            write_nifti(self.out / f"{result.work.case.name}_label.nii.gz", label, volume, "liver label of the CT")
+            write_nifti(label_path, label, volume, "liver label of the CT")
         write_nifti(path, to_stored(result.restored()).astype(np.int16), volume, self.description)
         return path
 
@@ -259,7 +275,7 @@ def check(options: Namespace) -> None:
     if options.with_real is not None and options.format != "nnunet":
         raise InputError(f"--with-real={options.with_real}: goes with --format nnunet alone")
     if options.format == "nnunet":
-        nnunet.check_name(out)
+        nnunet.check_folder(out, RECORD)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out={out}: is a file; name a folder")
     if options.format == "store" and options.force and Shard.parse(options.shard).count > 1:
@@ -285,7 +301,7 @@ def add_real(cases: Sequence[Case], out: Path, force: bool, console: Console) ->
     def name(case: Case) -> str:
         return f"real_{case.name}"
 
-    work_through(cases, lambda case: not force and nnunet.case_path(out, name(case)).exists(), copy, console)
+    work_through(cases, lambda case: not force and nnunet.case_paths(out, name(case))[-1].exists(), copy, console)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -308,11 +324,13 @@ def main(arguments: Sequence[str]) -> None:
     if options.format == "store":
         write_store(synthesizer, cases, shard, console)
         return
-    claim(out, synthesizer.made_with, options.force)
+    results = (path for case in cases for path in (synthesizer.sheet(case), *synthesizer.results(case)))
+    claim(out, synthesizer.made_with, results, options.force)
     try:
-        work_through(shard.part(cases), synthesizer.finished, synthesizer, console)
-        if real and shard.index == 0:
-            add_real(real, out, options.force, console)
+        all_of(
+            lambda: work_through(shard.part(cases), synthesizer.finished, synthesizer, console),
+            lambda: add_real(real if shard.index == 0 else [], out, options.force, console),
+        )
     finally:
         if options.format == "nnunet":
             ignores = options.min_dice is not None or any(case.study.may_ignore for case in (*cases, *real))

@@ -12,14 +12,11 @@ from pydicom.errors import InvalidDicomError
 
 from fastliver.data import chaos, dicom
 from fastliver.data.nifti import load_nifti
-from fastliver.data.orientation import farthest_apart, to_display
+from fastliver.data.orientation import SHEAR_TOLERANCE_DEGREES, farthest_apart, grid_shear, to_display
 from fastliver.errors import InputError
 
 LIVER_CODES = {"10200004", "T-62000"}
 """SNOMED CT and SNOMED RT for the liver."""
-
-SHEAR_TOLERANCE_DEGREES = 0.1
-"""A distance is then wrong by 0.2 % at most."""
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 MR_FOLDERS = {home for home, _ in chaos.SEQUENCE_FOLDERS.values()}
@@ -300,20 +297,13 @@ def pair(predicted: Mask, true: Mask, spacing: tuple[float, float, float] | None
             f"{predicted.path}: lies up to {apart:.2f} mm from {true.path}; their geometry must agree: put the "
             "prediction on the truth's grid"
         )
-    shear = _shear(placed[1])
+    shear = grid_shear(placed[1])
     if shear > SHEAR_TOLERANCE_DEGREES:
         raise InputError(
             f"{true.path}: its slices are shifted against one another by {shear:.1f} degrees (as by a tilted gantry), "
             "so that distances can't be measured; resample images and masks to slices straight above one another"
         )
     return MaskPair(arrays[0], arrays[1], (float(voxel[2]), float(voxel[1]), float(voxel[0])))
-
-
-def _shear(affine: NDArray[np.float64]) -> float:
-    """Degrees that the axes of a grid lack of being perpendicular, at most."""
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    cosines = (axes.T @ axes)[np.triu_indices(3, 1)]
-    return math.degrees(math.asin(min(1.0, float(np.abs(cosines).max()))))
 
 
 def _turn(mask: Mask) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:

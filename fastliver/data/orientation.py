@@ -1,6 +1,7 @@
 """Turning volumes to display orientation by swapping and flipping axes, never by resampling."""
 
 import itertools
+import math
 
 import numpy as np
 from nibabel import orientations
@@ -8,6 +9,9 @@ from numpy.typing import NDArray
 
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Maps NIfTI's patient coordinates (to the right, front, head) to DICOM's (to the left, back, head), and back."""
+
+SHEAR_TOLERANCE_DEGREES = 0.1
+"""A distance on the grid is then wrong by 0.2 % at most."""
 
 
 def display_turn(affine: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -37,6 +41,13 @@ def farthest_apart(shape: tuple[int, ...], affine: NDArray[np.float64], other: N
     # Affine maps differ most at a corner of the grid, whichever that is.
     corners = np.array([(*point, 1.0) for point in itertools.product(*((0, size) for size in shape))])
     return float(np.linalg.norm((corners @ (affine - other).T)[:, :3], axis=1).max())
+
+
+def grid_shear(affine: NDArray[np.float64]) -> float:
+    """Degrees that the axes of a grid of voxels lack of being perpendicular, at most; a tilted gantry gives such."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = (axes.T @ axes)[np.triu_indices(3, 1)]
+    return math.degrees(math.asin(min(1.0, float(np.abs(cosines).max()))))
 
 
 def to_display(arrays: list[NDArray], affine: NDArray[np.float64]) -> tuple[list[NDArray], NDArray[np.float64]]:

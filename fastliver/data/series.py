@@ -275,8 +275,10 @@ def stack_grid(
     if gaps.sum() > 0:
         # Where a slice is missing, the others keep their distance.
         usual = np.median(gaps)
-        step = (positions[order[-1]] - positions[order[0]]) / gaps.sum() * (
-            usual if gaps.max() > MISSING * usual else gaps.mean()
+        step = (
+            (positions[order[-1]] - positions[order[0]])
+            / gaps.sum()
+            * (usual if gaps.max() > MISSING * usual else gaps.mean())
         )
     affine = np.eye(4)
     affine[:3, 0] = columns_to * spacing[1]

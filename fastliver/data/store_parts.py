@@ -110,13 +110,16 @@ class StoreParts:
 
         Returns:
             Whether the store is there; not where every patient has failed.
+
+        Raises:
+            InputError: when something else stands in its place; the parts stay.
         """
-        if replace or not self.store.exists():
+        if replace or self.joined() is None:
             try:
                 self._join(replace)
             except (InputError, OSError):
                 # Another process has joined the parts meanwhile, and may have taken them away.
-                if replace or not self.store.exists():
+                if replace or self.joined() is None:
                     raise
         self.discard()
         return self.store.exists()

@@ -7,16 +7,26 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage, generate_uid
+from pydicom.valuerep import DA, TM
 
 from fastliver.data.study import Volume
 from fastliver.errors import InputError
 from fastliver.export.dicom_mr import MadeBy
-from fastliver.export.dicom_source import encode, frame_number, read_sources, series_number, to_source_planes
+from fastliver.export.dicom_source import (
+    copy_fields,
+    encode,
+    frame_number,
+    read_sources,
+    series_number,
+    to_source_planes,
+)
 
 SERIES_OFFSET = 2000
 LIVER = ("10200004", "SCT", "Liver")
 ORGAN = ("123037004", "SCT", "Anatomical Structure")
 SINGLE_FRAME = {"CT": CTImageStorage, "MR": MRImageStorage}
+UTF_8 = "ISO_IR 192"
+DATES_AND_TIMES = {"StudyDate": DA, "StudyTime": TM, "PatientBirthDate": DA}
 LEVELS = 255
 """Steps of a probability in a FRACTIONAL segmentation."""
 
@@ -52,7 +62,7 @@ def encode_carried_label(
         slices: the slices that were written.
     """
     planes = to_source_planes(label, volume, read_sources(volume)[0])[list(slices)]
-    return encode(_segmentation(images, planes, None, "BINARY", "Liver label of the source CT"))
+    return encode(_segmentation(images, planes, volume.spacing[0], None, "BINARY", "Liver label of the source CT"))
 
 
 def _encode_of_source(array: NDArray[Any], volume: Volume, made_by: MadeBy, kind: str, description: str) -> bytes:
@@ -66,7 +76,7 @@ def _encode_of_source(array: NDArray[Any], volume: Volume, made_by: MadeBy, kind
         file = _reference(header.SOPClassUID, header.SOPInstanceUID)
         header.SOPClassUID, header.SOPInstanceUID = SINGLE_FRAME[header.Modality], generate_uid(prefix=None)
         places[header.SOPInstanceUID] = file, frame_number(header, number)
-    segmentation = _segmentation(headers, planes, made_by, kind, description)
+    segmentation = _segmentation(headers, planes, volume.spacing[0], made_by, kind, description)
     files = list({file.ReferencedSOPInstanceUID: file for file, _ in places.values()}.values())
     segmentation.SourceImageSequence = files
     segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = files
@@ -87,10 +97,35 @@ def _reference(sop_class: str, sop_instance: str) -> Dataset:
     return item
 
 
+def _acceptable(image: Dataset, distance: float) -> Dataset:
+    """A copy of an image's header that highdicom takes: it checks what readers need not.
+
+    Text is decoded and called UTF-8, since highdicom knows few of the legal names of character sets; dates and times
+    that are none are empty; a thickness that nothing says is the distance between slices.
+    """
+    taken = Dataset()
+    copy_fields(image, taken, image.dir())
+    taken.decode()
+    taken.SpecificCharacterSet = UTF_8
+    for keyword, kind in DATES_AND_TIMES.items():
+        try:
+            kind(str(taken.get(keyword) or ""))
+        except ValueError:
+            setattr(taken, keyword, None)
+    if not taken.get("SliceThickness"):
+        taken.SliceThickness = round(distance, 4)
+    return taken
+
+
 def _segmentation(
-    images: Sequence[Dataset], planes: NDArray[Any], made_by: MadeBy | None, kind: str, description: str
+    images: Sequence[Dataset],
+    planes: NDArray[Any],
+    distance: float,
+    made_by: MadeBy | None,
+    kind: str,
+    description: str,
 ) -> Dataset:
-    """A segmentation of single-frame images, whose pixels `planes` (N, rows, columns) match one by one."""
+    """A segmentation of single-frame images, `distance` mm apart, whose pixels `planes` (N, rows, columns) match."""
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import Segmentation, SegmentDescription
     from highdicom.sr import CodedConcept
@@ -115,7 +150,7 @@ def _segmentation(
     )
     try:
         seg = Segmentation(
-            source_images=list(images),
+            source_images=[_acceptable(image, distance) for image in images],
             pixel_array=np.ascontiguousarray(planes),
             segmentation_type=kind,
             segment_descriptions=[segment],

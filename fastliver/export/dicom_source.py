@@ -49,9 +49,9 @@ def read_sources(volume: Volume) -> list[Dataset]:
     """Headers of a series, slice by slice: patient, study, geometry and identity, without pixels.
 
     A frame of an enhanced file (DICOM PS3.3 C.7.6.16) is given as a single-frame image would have it, its geometry at
-    the top; `NumberOfFrames` and the identity stay those of its file. What is of type 2 and missing is empty; a series
-    without a frame of reference gets a new one, the same for all; SpacingBetweenSlices, by which readers count slices
-    that aren't there, is corrected where the positions say otherwise.
+    the top; `NumberOfFrames` and the identity stay those of its file. What is of type 2 and missing is empty, as is a
+    slice thickness of 0; a series without a frame of reference gets a new one, the same for all; SpacingBetweenSlices,
+    by which readers count slices that aren't there, is corrected where the positions say otherwise.
 
     Raises:
         InputError: for a header that nothing can refer to.
@@ -76,6 +76,9 @@ def read_sources(volume: Volume) -> list[Dataset]:
     column, row, step = volume.affine[:3, :3].T
     normal = np.cross(column, row)
     between = round(float(abs(step @ normal) / np.linalg.norm(normal)), 4)
+    for header in found:
+        if not header.get("SliceThickness"):  # 0 is as unknown as nothing
+            header.SliceThickness = None
     for header in found if len(found) > 1 else ():
         if "SpacingBetweenSlices" in header and abs((header.SpacingBetweenSlices or 0) - between) > TOLERANCE_MM:
             header.SpacingBetweenSlices = between

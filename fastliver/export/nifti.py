@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastliver.data.nifti import READ_ERRORS
-from fastliver.data.orientation import LPS_FROM_RAS, from_display
+from fastliver.data.orientation import LPS_FROM_RAS, SHEAR_TOLERANCE_DEGREES, from_display, grid_shear
 from fastliver.data.study import Volume
 from fastliver.errors import InputError
 from fastliver.files import write_file
@@ -74,5 +74,9 @@ def _on_series(array: NDArray[Any], volume: Volume) -> nibabel.Nifti1Image:
     image = nibabel.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
     scanner = 1
     image.set_sform(affine, scanner)
-    image.set_qform(affine, scanner)
+    if grid_shear(volume.affine) > SHEAR_TOLERANCE_DEGREES:
+        # A qform holds no shear: readers that prefer it would put the slices elsewhere.
+        image.set_qform(None, 0)
+    else:
+        image.set_qform(affine, scanner)
     return image

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastliver.data.nifti import is_dataset
+from fastliver.data.orientation import SHEAR_TOLERANCE_DEGREES, grid_shear
 from fastliver.data.study import Volume
 from fastliver.errors import InputError
 from fastliver.export.nifti import write_nifti
@@ -22,18 +24,28 @@ ENDING = ".nii.gz"
 IGNORE = 2
 
 
-def check_name(folder: Path) -> None:
-    """Raise InputError for a folder that nnU-Net wouldn't find."""
+def check_folder(folder: Path, record: str) -> None:
+    """Raise InputError for a folder that nnU-Net wouldn't find, or that holds a data set of somebody else's.
+
+    Args:
+        folder: for the data set.
+        record: the file that says in a data set of ours what made it.
+    """
     if not re.fullmatch(r"Dataset\d{3}_.+", folder.resolve().name):
         raise InputError(
             f"{folder}: nnU-Net finds data sets by the name DatasetNNN_Name; choose one such as "
             f"{folder.parent / 'Dataset501_SyntheticMR'}"
         )
+    if is_dataset(folder) and not (folder / record).exists():
+        raise InputError(
+            f"{folder}: holds an nnU-Net data set that this command didn't make, whose dataset.json would be replaced; "
+            "choose a new folder (--with-real puts labelled MR into it)"
+        )
 
 
-def case_path(folder: Path, case: str) -> Path:
-    """Where a case's image lies; it is written after its label, so a case with an image is whole."""
-    return folder / "imagesTr" / f"{case}_0000{ENDING}"
+def case_paths(folder: Path, case: str) -> list[Path]:
+    """Where a case's label and image lie; the image is written last, so a case with an image is whole."""
+    return [folder / "labelsTr" / f"{case}{ENDING}", folder / "imagesTr" / f"{case}_0000{ENDING}"]
 
 
 def write_case(
@@ -55,9 +67,17 @@ def write_case(
         volume: what it was made from; see `write_nifti`.
         description: for the files' headers.
         dropped: slices whose label becomes "ignore".
+
+    Raises:
+        InputError: for a grid that nnU-Net can't read; see also `write_nifti`.
     """
-    write_nifti(folder / "labelsTr" / f"{case}{ENDING}", ignoring(label, dropped), volume, description)
-    path = case_path(folder, case)
+    if grid_shear(volume.affine) > SHEAR_TOLERANCE_DEGREES:
+        raise InputError(
+            f"{volume.sources[0]}: the slices are shifted against one another (as by a tilted gantry), a grid that "
+            "nnU-Net's reader refuses; resample the series, or write another format"
+        )
+    label_path, path = case_paths(folder, case)
+    write_nifti(label_path, ignoring(label, dropped), volume, description)
     write_nifti(path, image, volume, description)
     return path
 

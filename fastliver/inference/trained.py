@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastliver.data.intensity import IntensityRule
-from fastliver.errors import InputError
+from fastliver.errors import InputError, RunError
 from fastliver.inference.networks import load_essnet, load_unet
 from fastliver.models import EssNet, UNet
 from fastliver.run_folder import RunFolder
@@ -109,12 +109,15 @@ def finished_unets(folder: RunFolder) -> dict[str, re.Match[str]]:
 
 def _load(load: Any, found: Checkpoint, device: torch.device) -> EssNet | UNet:
     try:
-        return load(found.meta["network"], found.weights(), device)
+        network = load(found.meta["network"], found.weights(), torch.device("cpu"))
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
         reason = str(error).partition("\n")[0]
         raise DamagedCheckpoint(
             f"{found.path}: these weights don't fit the network that checkpoint.json describes ({reason}); the folder "
             "is another version's, or was changed: train again"
         ) from error
+    try:
+        return network.to(device)
+    except RuntimeError as error:  # a GPU that is full, or busy with somebody who doesn't share it
+        reason = str(error).partition("\n")[0]
+        raise RunError(f"--device={device}: can't take the networks ({reason}); use --device cpu, or wait") from error

@@ -56,14 +56,17 @@ def quality_table(run: RunFolder) -> Table | None:
             )
         )
     note = (
-        f"Distance: how far grey values lie from those of {first['real']:,} real MR slices that EssNet learned from "
-        "(1-Wasserstein, where black to white is 2); less is closer. S agrees: mean Dice between the segmentor's mask "
-        "of a synthetic slice and the label carried over from its CT. S and G1 were trained together, so this shows "
-        "failures, not quality."
+        f"Distance: how far grey values lie from those of {first['real']:,} real MR slices that "
+        f"{' and '.join(SOURCES[job] for job in found)} learned from (1-Wasserstein, where black to white is 2); less "
+        "is closer."
     )
     if any(value["agreement"] for value in found.values()):
         limit = next(value["agreement"]["threshold"] for value in found.values() if value["agreement"])
-        note += f" The filter would drop slices below a Dice of {limit:g}."
+        note += (
+            " S agrees: mean Dice between the segmentor's mask of a synthetic slice and the label carried over from "
+            "its CT. S and G1 were trained together, so this shows failures, not quality. The filter would drop slices "
+            f"below a Dice of {limit:g}."
+        )
     networks = {result["network"] for result in run.read_results("features-")}
     note += (
         f" FID and KID on the features of {', '.join(sorted(networks))}."

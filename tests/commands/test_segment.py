@@ -113,6 +113,12 @@ def test_many_patients_to_a_folder_and_again(segment, phantom, tmp_path) -> None
     segment(*arguments, "--ensemble").refused("made with model tiny/unet-essnet-714-seed0", "--force")
 
 
+def test_another_sequence_is_not_taken_for_finished(segment, patient, tmp_path) -> None:
+    arguments = (f"--mr={patient[0]}", f"--out={tmp_path / 'a'}")
+    segment(*arguments).succeeded()
+    segment(*arguments, "--mr-sequence=t1-in").refused("made with mr_sequence t2-spir, not t1-in", "--force")
+
+
 def test_ensemble_flips_and_largest_component(segment, run, patient, tmp_path) -> None:
     folder, volume = patient
     model = fastliver.load(run, "cpu")

@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
+import fastliver
 from fastliver.data.masks import read_mask
 from fastliver.data.sources import Source
 from fastliver.data.store import SliceStore
@@ -85,12 +86,95 @@ def test_run_again_skips_what_is_finished_and_force_does_not(synthesize, phantom
     changed = {name.split("/")[0] for name in before if before[name] != after[name]}
     assert changed == {first.name}
     synthesize(f"--ct={phantom}", f"--out={tmp_path}", "--force").succeeded()
-    assert all(after[name] != time for name, time in files(tmp_path).items())
+    assert all(after[name] != time for name, time in files(tmp_path).items() if name != "fastliver.json")
 
 
 def test_results_of_other_settings_are_not_mixed(synthesize, phantom, tmp_path) -> None:
     synthesize(f"--ct={phantom}", f"--out={tmp_path}", "--format=nifti").succeeded()
     synthesize(f"--ct={phantom}", f"--out={tmp_path}").refused("made with format nifti, not dicom", "--force")
+
+
+def test_force_for_a_part_leaves_no_result_of_another_model(synthesize, write_run, phantom, tmp_path) -> None:
+    other, out = write_run(tmp_path / "other"), tmp_path / "out"
+    arguments = (f"--ct={phantom}", f"--out={out}", "--format=nifti", "--qa")
+    synthesize(*arguments).succeeded()
+    assert len(before := files(out)) == 2 * 3 + 1
+    synthesize(*arguments, "--force", "--shard=1/2", run=other).succeeded()
+    assert len(files(out)) == 3 + 1, "the other patient's are gone, and not taken for the new model's"
+    assert "1 of 2 were finished before" in synthesize(*arguments, run=other).succeeded()
+    assert files(out).keys() == before.keys()
+    for path in out.glob("CT_?.nii.gz"):
+        described = str(nibabel.load(path).header["descrip"])
+        assert fastliver.load(other, "cpu").generator.version in described
+
+
+def test_what_others_left_there_is_not_taken_for_results(synthesize, phantom, ct_nifti, tmp_path) -> None:
+    foreign = tmp_path / "out" / "CT_1.nii.gz"
+    foreign.parent.mkdir()
+    foreign.write_bytes(b"somebody's own")
+    arguments = (f"--ct={phantom}", f"--out={foreign.parent}", "--format=nifti")
+    synthesize(*arguments).refused(f"{foreign}: is there already", "fastliver.json", "--force")
+    assert files(foreign.parent).keys() == {"CT_1.nii.gz"}
+    synthesize(*arguments, "--force").succeeded()
+    assert nibabel.load(foreign).ndim == 3
+    before = (ct_nifti / "dataset.json").read_bytes()
+    for more in ((), ("--force",)):
+        synthesize(f"--ct={phantom}", f"--out={ct_nifti}", "--format=nnunet", *more).refused(
+            "didn't make", "--with-real"
+        )
+    assert (ct_nifti / "dataset.json").read_bytes() == before
+
+
+def test_qa_sheets_are_added_to_finished_results(synthesize, phantom, tmp_path) -> None:
+    out = tmp_path / "out"
+    synthesize(f"--ct={phantom}", f"--out={out}").succeeded()
+    before = files(out)
+    told = synthesize(f"--ct={phantom}", f"--out={out}", "--qa").succeeded()
+    assert told.count("was finished before; QA sheet to") == 2
+    after = files(out)
+    assert {name: after[name] for name in before} == before
+    assert len([*(out / "qa").glob("CT_*.png")]) == 2
+
+
+def test_a_store_has_its_qa_sheets_beside_it(synthesize, phantom, whole_store, tmp_path) -> None:
+    out = tmp_path / "qa" / "store"
+    synthesize(f"--ct={phantom}", f"--out={out}", "--format=store", "--qa").succeeded()
+    assert_same(out, whole_store)
+    assert len([*(tmp_path / "qa" / "store.qa").glob("CT_*.png")]) == 2
+
+
+def test_real_mr_is_added_though_a_ct_is_bad(synthesize, broken, phantom, tmp_path) -> None:
+    first = min((broken / "Train_Sets" / "CT").iterdir())
+    next(iter(sorted((first / "DICOM_anon").iterdir()))).write_bytes(b"\0" * 128 + b"DICMrubbish")
+    mr = next(iter(sorted((broken / "Train_Sets" / "MR").iterdir())))
+    next(iter(sorted((mr / "T2SPIR" / "DICOM_anon").iterdir()))).write_bytes(b"\0" * 128 + b"DICMrubbish")
+    out = tmp_path / "Dataset501_Mixed"
+    arguments = (f"--ct={broken}", f"--out={out}", "--format=nnunet", f"--with-real={broken}")
+    synthesize(*arguments).refused("1 of 2 could not", f"CT_{first.name}", "1 of 3 could not", f"MR_{mr.name}", code=3)
+    names = sorted(path.name for path in (out / "imagesTr").iterdir())
+    assert [name.split("_")[0] for name in names] == ["real", "real", "synthetic"]
+    missing = (f"--ct={broken}", f"--out={tmp_path / 'Dataset502_x'}", "--format=nnunet", "--with-real=nowhere")
+    synthesize(*missing).refused("nowhere: does not exist")  # before anything is done
+    assert not (tmp_path / "Dataset502_x").exists()
+
+
+def test_labels_to_be_ignored_stay_so(synthesize, ct_nifti, tmp_path) -> None:
+    source = Path(shutil.copytree(ct_nifti, tmp_path / "Dataset499_Ct"))
+    described = json.loads((source / "dataset.json").read_text())
+    described["labels"]["ignore"] = 2
+    (source / "dataset.json").write_text(json.dumps(described))
+    path = source / "labelsTr" / "ct_0.nii.gz"
+    label = nibabel.load(path)
+    voxels = np.asarray(label.dataobj).copy()
+    voxels[0, 0, 2] = 2
+    nibabel.save(nibabel.Nifti1Image(voxels, label.affine), path)
+    out = tmp_path / "Dataset503_Synthetic"
+    synthesize(f"--ct={source}", f"--out={out}", "--format=nnunet").succeeded()
+    made = np.asarray(nibabel.load(out / "labelsTr" / "synthetic_ct_0.nii.gz").dataobj)
+    assert (made == 2).all(axis=(0, 1)).tolist() == [False, False, True, False, False, False]
+    assert json.loads((out / "dataset.json").read_text())["labels"]["ignore"] == 2
+    synthesize(f"--ct={source}", f"--out={tmp_path / 'store'}", "--format=store").succeeded()
+    assert [entry.slice for entry in SliceStore.open(tmp_path / "store").entries][:5] == [0, 1, 3, 4, 5]
 
 
 def test_a_bad_patient_is_left_out_and_listed(synthesize, broken, tmp_path) -> None:

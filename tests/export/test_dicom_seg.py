@@ -85,3 +85,56 @@ def test_a_source_that_nothing_can_refer_to_is_refused(make_ct) -> None:
     volume = make_ct(SOPInstanceUID=None)
     with pytest.raises(InputError, match="SOPInstanceUID is missing"):
         encode_mask(np.ones(volume.image.shape, np.uint8), volume, BY)
+
+
+JAPANESE = "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce"
+
+
+@pytest.mark.parametrize(
+    ("names", "patient"),
+    [
+        (["", "ISO 2022 IR 87"], JAPANESE),
+        (["ISO_IR 13", "ISO 2022 IR 87"], JAPANESE),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=\u6d2a^\u5409\u6d1e"),
+        ("ISO_IR 100", "M\u00fcller^J\u00f6rg"),
+        ("ISO 2022 IR 100", "M\u00fcller^J\u00f6rg"),
+        ("ISO_IR 6", "Doe^Jane"),
+        ("", "Doe^Jane"),
+        ("ISO_IR 192", JAPANESE),
+    ],
+)
+def test_names_in_any_character_set_are_kept(make_ct, tmp_path, names, patient) -> None:
+    volume = make_ct(SpecificCharacterSet=names, PatientName=patient)
+    seg, _ = read(encode_mask((volume.image > 0).astype(np.uint8), volume, BY), tmp_path)
+    assert str(seg.PatientName) == patient
+    images = write_mr_series(tmp_path / "mr", volume.image / 1000, volume, range(5), BY)
+    label, _ = read(encode_carried_label((volume.image > 0).astype(np.uint8), volume, images, range(5)), tmp_path)
+    assert str(label.PatientName) == patient
+    assert str(pydicom.dcmread(tmp_path / "mr" / "0001.dcm").PatientName) == patient
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("StudyDate", "2020-01-02"), ("StudyTime", "25:00"), ("PatientBirthDate", "1900")]
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_dates_that_are_none_are_left_empty(make_ct, tmp_path, field, value) -> None:
+    volume = make_ct(**{field: value})
+    seg, _ = read(encode_mask((volume.image > 0).astype(np.uint8), volume, BY), tmp_path)
+    assert not seg.get(field)
+    assert read_mask(tmp_path / "liver.dcm", None).voxels.sum() == (volume.image > 0).sum()
+
+
+@pytest.mark.parametrize("thickness", ["empty", 0, None])
+def test_an_unknown_thickness_is_the_distance_between_slices(make_ct, tmp_path, thickness) -> None:
+    """In SEG it may not be missing (PS3.3 C.7.6.16.2.1); in MR it may be empty (C.7.6.2), and must not be made up."""
+    volume = make_ct(SliceThickness=thickness if thickness != "empty" else "")
+    images = write_mr_series(tmp_path / "mr", volume.image / 1000, volume, range(5), BY)
+    mask = (volume.image > 0).astype(np.uint8)
+    for content in (encode_mask(mask, volume, BY), encode_carried_label(mask, volume, images, range(5))):
+        seg, path = read(content, tmp_path)
+        shared = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        assert (shared.SliceThickness, shared.SpacingBetweenSlices) == (3, 3)
+        assert read_mask(path, None).voxels.sum() == mask.sum()
+    written = pydicom.dcmread(tmp_path / "mr" / "0001.dcm")
+    assert "SliceThickness" in written
+    assert written.SliceThickness is None

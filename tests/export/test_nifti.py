@@ -1,14 +1,19 @@
 """NIfTI results on the very voxels of their source, whatever its orientation, by nibabel's patient coordinates."""
 
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 from nibabel.orientations import axcodes2ornt, ornt_transform
 
 from fastliver.data.nifti import read_case
+from fastliver.data.orientation import LPS_FROM_RAS
 from fastliver.data.series import read_series
 from fastliver.errors import InputError
+from fastliver.export import nnunet
 from fastliver.export.nifti import write_nifti
 
 ORGAN = np.array([30.0, -12.0, 55.0])
@@ -118,3 +123,23 @@ def test_distances_that_vary_a_little_are_evened_out(dicom_series, tmp_path) -> 
     write_nifti(tmp_path / "liver.nii", volume.image, volume, "liver")
     affine = nibabel.load(tmp_path / "liver.nii").affine
     assert np.abs(affine[2, 3] + affine[2, 2] * np.arange(100) - heights).max() < 0.11
+
+
+def test_a_tilted_gantry_leaves_no_form_that_puts_slices_elsewhere(make_ct, tmp_path) -> None:
+    """sform holds the shear. qform can't: with its code set ITK would read it and misplace the volume in silence."""
+    volume = make_ct()
+    sheared = volume.affine.copy()
+    sheared[1, 2] += 0.8
+    write_nifti(tmp_path / "tilted.nii", volume.image, replace(volume, affine=sheared), "x")
+    header = nibabel.load(tmp_path / "tilted.nii").header
+    assert (int(header["qform_code"]), int(header["sform_code"])) == (0, 1)
+    np.testing.assert_allclose(LPS_FROM_RAS @ header.get_sform(), sheared, atol=1e-4)
+    with pytest.raises(RuntimeError, match="orthonormal"):
+        SimpleITK.ReadImage(str(tmp_path / "tilted.nii"))
+    write_nifti(tmp_path / "upright.nii", volume.image, volume, "x")
+    read = SimpleITK.ReadImage(str(tmp_path / "upright.nii"))
+    corner = read.TransformIndexToPhysicalPoint((3, 2, 4))
+    np.testing.assert_allclose(corner, (volume.affine @ [3, 2, 4, 1])[:3], atol=1e-3)
+    with pytest.raises(InputError, match="tilted gantry"):
+        nnunet.write_case(tmp_path, "a", volume.image, volume.label, replace(volume, affine=sheared), "x")
+    assert not (tmp_path / "labelsTr").exists()

@@ -41,5 +41,5 @@ def test_no_ignore_without_a_filter(ct_volume, tmp_path) -> None:
 @pytest.mark.parametrize("name", ["synthetic", "Dataset1_x", "Dataset501"])
 def test_refuses_a_name_that_nnunet_would_not_find(tmp_path, name) -> None:
     with pytest.raises(InputError, match="DatasetNNN_Name"):
-        nnunet.check_name(tmp_path / name)
-    nnunet.check_name(tmp_path / "Dataset501_x")
+        nnunet.check_folder(tmp_path / name, "record.json")
+    nnunet.check_folder(tmp_path / "Dataset501_x", "record.json")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastliver
-from fastliver.errors import InputError
+from fastliver.errors import InputError, RunError
 from fastliver.inference import load_unet
 from fastliver.inference.trained import load_unets
 from fastliver.weights import DamagedCheckpoint, final
@@ -50,6 +50,25 @@ def test_segment_is_the_probability_above_a_half(model) -> None:
     mask = model.segment(mr(), SPACING)
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, probability > 0.5)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: busy")])
+def test_trouble_of_the_device_is_not_taken_for_damage(run, monkeypatch, error) -> None:
+    def to(network, *arguments, **options):
+        if arguments == (torch.device("cpu"),) and not options:
+            raise error
+        return original(network, *arguments, **options)
+
+    original = torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    with pytest.raises(RunError, match=r"--device=cpu: can't take the networks \(CUDA"):
+        fastliver.load(run, device="cpu").liver_networks()
+
+
+@pytest.mark.parametrize("name", ["mps", "meta", "xpu", "tpu"])
+def test_devices_without_kernels_are_refused(run, name) -> None:
+    with pytest.raises(InputError, match=rf"--device={name}: expected auto, cpu, cuda"):
+        fastliver.load(run, device=name)
 
 
 def test_tensors_give_tensors(model) -> None:

@@ -173,3 +173,9 @@ def test_quality_of_synthetic_images(make_run: MakeRun) -> None:
     assert cyclegan[5:] == [BLANK] * 5
     assert "net.onnx" in table.note
     assert "Dice of 0.8" in table.note
+    assert "that EssNet and CycleGAN learned from" in table.note
+    (run.root / "results" / "quality-essnet.json").unlink()
+    table = next(table for table in make_tables(run) if table.name == "quality")
+    assert "that CycleGAN learned from" in table.note
+    assert "EssNet" not in table.note
+    assert "S agrees" not in table.note

@@ -1,7 +1,8 @@
-"""`python -m benchmarks`: every suite in turn, each in a process of its own, and then the ratios of all.
+"""`python -m benchmarks`: every suite in turn, each time in a process of its own, and then the ratios of all.
 
-On a CPU the suites take ten minutes together. `--gpu` is for a GPU: the same suites and those of memory and scaling,
-nine minutes each at most, so that each fits a short sitting; `--only` takes one.
+On a CPU every suite is run three times, for two processes differ more than two turns in one, and all take ten minutes
+together. `--gpu` is for a GPU: the same suites and those of memory and scaling, once and nine minutes each at most, so
+that each fits a short sitting; `--only` takes one.
 """
 
 import argparse
@@ -28,21 +29,26 @@ class Entry:
     """A suite of the list.
 
     Attributes:
-        minutes: on a CPU; 0 where it is for a GPU, or for an evening.
+        minutes: on a CPU, of all rounds; 0 where it is for a GPU, or for an evening.
         needs: packages besides torch, triton and numpy.
+        on_gpu: whether it has anything to measure there.
     """
 
     minutes: float
     needs: tuple[str, ...] = ()
+    on_gpu: bool = True
 
+
+ROUNDS = 3
+"""Processes that measure each suite on a CPU."""
 
 SUITES = {
     "kernels": Entry(1.5),
-    "convolution": Entry(1),
+    "convolution": Entry(1, on_gpu=False),
     "train_step": Entry(3),
     "overlap": Entry(1),
     "inference": Entry(1, ("safetensors",)),
-    "decode": Entry(2, ("pydicom",)),
+    "decode": Entry(2, ("pydicom", "nibabel")),
     "memory": Entry(0),
     "scaling": Entry(0),
 }
@@ -90,6 +96,7 @@ def main() -> int:
     parser.add_argument(
         "--minutes", type=float, help=f"of each suite; default {MINUTES:g} on a GPU, ten in all on a CPU"
     )
+    parser.add_argument("--rounds", type=int, help=f"processes for each suite; default 1 on a GPU, {ROUNDS} on a CPU")
     parser.add_argument("--results", type=Path, help="folder for the CSV; default benchmarks/results/<device>")
     options = parser.parse_args()
     if options.gpu and not torch.cuda.is_available():
@@ -97,14 +104,17 @@ def main() -> int:
         return 2
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = options.results or results_folder(device)
-    names = [options.only] if options.only else [name for name in SUITES if options.gpu or SUITES[name].minutes]
+    wanted = [name for name, suite in SUITES.items() if (suite.on_gpu if options.gpu else suite.minutes)]
+    names = [options.only] if options.only else wanted
+    rounds = options.rounds or (1 if options.gpu or not all(SUITES[name].minutes for name in names) else ROUNDS)
     since = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
     failed = []
-    for name in names:
-        print(f"== {name}", flush=True)
-        usual = MINUTES if options.gpu else SUITES[name].minutes or MINUTES
-        if run_suite(name, options.minutes or usual, folder):
-            failed.append(name)
+    for number in range(1, rounds + 1):
+        for name in names:
+            print(f"== {name}" + (f", {number} of {rounds}" if rounds > 1 else ""), flush=True)
+            usual = MINUTES if options.gpu else SUITES[name].minutes or MINUTES
+            if run_suite(name, (options.minutes or usual) / rounds, folder) and name not in failed:
+                failed.append(name)
     print(f"\n== ratios\n{ratios(folder, since)}")
     if failed:
         print(f"failed: {', '.join(failed)}")

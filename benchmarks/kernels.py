@@ -1,9 +1,11 @@
 """`python -m benchmarks.kernels`: every operator of fastliver.kernels timed at the networks' shapes.
 
-Beside each operator stand the same mathematics in eager PyTorch and a copy that moves as many bytes; on a GPU also
-torch.compile, and a library's routine where there is one. Forward, backward and both are timed apart: on a GPU in a
-CUDA graph with the L2 overwritten before each repeat, on a CPU, where fastliver runs its PyTorch definitions, by
-turns. A contestant is timed only if it agrees with the definition in float64.
+Beside each operator stand the same mathematics in eager PyTorch (on a CPU also contiguous, as stock networks are there)
+and a copy that moves as many bytes; on a GPU also a library's routine where there is one, and torch.compile in bf16.
+Forward, backward and both are timed apart, on a CPU, where fastliver runs its PyTorch definitions, by turns. On a GPU
+a call of a few microseconds takes less than its launch, so a CUDA graph holds up to 20 calls, each on data of its own,
+together more than the L2 holds, and a call's time is its share. A contestant is timed only if it agrees with the
+definition in float64.
 
 GB/s are the fewest bytes that must move (`operators.bytes_moved`: each tensor once) over the time, so contestants
 compare; `traffic` counts what fastliver's kernels move on the road taken. For a norm of planes of P elements of b bytes
@@ -14,6 +16,7 @@ or over 16,384 elements. The loss of n elements moves n b (and its targets) in a
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +26,7 @@ from torch import Tensor
 from torch._functorch import config as functorch
 
 import fastliver.kernels
-from benchmarks.measure import Stopwatch, Work, by_turns, captured, copy_work, percentiles, rates
+from benchmarks.measure import FLUSH_BYTES, Stopwatch, Work, by_turns, captured, copy_work, percentiles, rates
 from benchmarks.operators import (
     DTYPES,
     LAYOUTS,
@@ -39,6 +42,8 @@ from benchmarks.operators import (
 from benchmarks.suite import Case, Contestant, Sitting, Suite
 
 MODES = ("forward", "backward", "full")
+MOST_CALLS = 20
+"""In one graph."""
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 3e-2}
 """Of norm(result - definition) / norm(definition), the definition in float64 on the same rounded inputs."""
 REDUCED = (torch.float16, torch.bfloat16)
@@ -154,7 +159,7 @@ def providers(case: OperatorCase, device: torch.device, compiled: bool = True) -
 
     ways = {"fastliver": way(fastliver.kernels), "eager": way(Eager)}
     if device.type != "cuda":
-        return ways
+        return ways | ({"eager contiguous": way(Eager)} if case.layout == "channels_last" else {})
     if compiled:
         torch.compiler.reset()
         ways["compile"] = torch.compile(way(Eager), fullgraph=True, dynamic=False)
@@ -234,15 +239,28 @@ def repeats_differ(case: OperatorCase, repeats: int, device: torch.device) -> in
     return int(count.item())
 
 
+def calls_together(operator: OperatorCase, device: torch.device) -> int:
+    """How many calls are timed as one: on a GPU so many that they read more than the L2 holds, on a CPU one."""
+    if device.type != "cuda":
+        return 1
+    return min(MOST_CALLS, max(1, FLUSH_BYTES // bytes_moved(operator, "forward")))
+
+
 def case_of(operator: OperatorCase, mode: str, device: torch.device, ways: Mapping[str, Provider]) -> Case:
-    """A mode of an operator as a suite's case, with these providers and the copy."""
-    least = bytes_moved(operator, mode)
+    """A mode of an operator as a suite's case, with these providers and the copy; see `calls_together`."""
+    least, calls = bytes_moved(operator, mode), calls_together(operator, device)
 
-    def make(way: Provider) -> Work:
-        return captured(lambda: dict(steps(way, make_inputs(operator, device)))[mode], device)
+    def together(make: Callable[[int], Work]) -> Work:
+        works = [make(number) for number in range(calls)]
+        return lambda: [work() for work in works]
 
-    contestants = [Contestant(name, partial(make, way)) for name, way in ways.items()]
-    contestants.append(Contestant("copy", lambda: captured(lambda: copy_work(least, device), device)))
+    def make(name: str, way: Provider) -> Work:
+        given = replace(operator, layout="contiguous") if name.endswith("contiguous") else operator
+        return captured(lambda: together(lambda seed: dict(steps(way, make_inputs(given, device, seed)))[mode]), device)
+
+    contestants = [Contestant(name, partial(make, name, way)) for name, way in ways.items()]
+    copy = partial(captured, lambda: together(lambda _: copy_work(least, device)), device)
+    contestants.append(Contestant("copy", copy))
     shape = "x".join(map(str, operator.shape))
     return Case(operator.title, shape, operator.dtype_name, tuple(contestants), least / 1e9, "GB/s", mode)
 
@@ -275,7 +293,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def time_operator(operator: OperatorCase, sitting: Sitting) -> None:
     """Time everybody who agrees with the definition, in every mode."""
     device = sitting.device
-    ways = providers(operator, device)
+    ways = providers(operator, device, compiled=operator.dtype in REDUCED)
     whole = case_of(operator, "full", device, ways)
     for contestant in whole.contestants[:-1]:
         error = disagreement(operator, ways[contestant.name], device)
@@ -291,7 +309,8 @@ def time_operator(operator: OperatorCase, sitting: Sitting) -> None:
             if cuda
             else partial(by_turns, repeats=sitting.repeats, device=device)
         )
-        seconds = turns(works)
+        calls = calls_together(operator, device)
+        seconds = {title: [turn / calls for turn in taken] for title, taken in turns(works).items()}
         del works  # with their graphs, before the next ones are made
         sitting.record(case, seconds)
         if cuda and "fastliver" in seconds:
@@ -315,8 +334,10 @@ def run(sitting: Sitting) -> None:
         kinds["dtypes"] = [DTYPES[name] for name in options.dtype]
     kinds["layouts"] = options.layout or kinds["layouts"]
     cuda = sitting.device.type == "cuda"
-    batches = options.batch or ([1, 32] if cuda else [1])
-    operators = [one for batch in batches for one in variants(**kinds, batch=batch)]
+    # What says most comes first: large batches in the dtype of trainings.
+    batches = options.batch or ([32, 1] if cuda else [1])
+    orders = [(dtype, batch) for dtype in kinds["dtypes"] for batch in batches]
+    operators = [one for dtype, batch in orders for one in variants(kinds["layouts"], [dtype], batch)]
     # Backwards of compiled code are run several times over one forward.
     with functorch.patch(donated_buffer=False):
         for operator in operators:

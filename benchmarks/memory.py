@@ -66,18 +66,21 @@ def cases(limit: int) -> Iterator[Case]:
                     yield Case(training, precision, batch, checkpoint_blocks, resident)
 
 
-def measure(case: Case, device: torch.device, others: int) -> dict[str, int]:
+def measure(case: Case, device: torch.device, limit: int, others: int) -> dict[str, int]:
     """Bytes that a few steps of a case really take, the process's included. Not run on a GPU yet.
 
     Args:
         case: which.
         device: the GPU, which nobody may begin or leave meanwhile.
+        limit: bytes that the process is meant to stay within.
         others: bytes that other processes hold there.
     """
     with torch.device(device):
         network = make_network(case.workload)
     set_checkpoint_blocks(network, case.checkpoint_blocks)
-    execution = Execution(Precision.of(case.precision, device), graph="auto")
+    # Streams side by side only where a run with this limit would have them: each takes memory of its own.
+    plan = replace(estimate_plan(case.workload, case.precision, case.checkpoint_blocks, case.resident), limit=limit)
+    execution = Execution(Precision.of(case.precision, device), graph="on", parallel=plan.is_roomy)
     slices = make_slices(case.workload, device, case.resident)
     if not case.resident:
         slices = [replace(held, images=held.images.pin_memory(), labels=held.labels.pin_memory()) for held in slices]
@@ -93,10 +96,18 @@ def measure(case: Case, device: torch.device, others: int) -> dict[str, int]:
     }
 
 
-def _measure_alone(case: Case, device: torch.device) -> dict[str, int]:
+def _measure_alone(case: Case, device: torch.device, limit: int) -> dict[str, int]:
     """`measure` in a process of its own; says why and gives nothing if that fails, such as for want of memory."""
     free, total = torch.cuda.mem_get_info(device)  # this process's context is in it
-    command = [sys.executable, "-m", "benchmarks.memory", "--measure", json.dumps(asdict(case)), str(total - free)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.memory",
+        "--measure",
+        json.dumps(asdict(case)),
+        str(limit),
+        str(total - free),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         print(f"not measured: {(done.stderr.strip().splitlines() or ['no message'])[-1]}", flush=True)
@@ -110,14 +121,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(sitting: Sitting) -> None:
     rows = []
-    for case in cases(parse_bytes(sitting.options.limit, "--limit")):
+    limit = parse_bytes(sitting.options.limit, "--limit")
+    for case in cases(limit):
         title = f"{case.training} {case.precision} batch {case.batch} {case.mode}"
         if not sitting.takes(title):
             continue
         plan = estimate_plan(case.workload, case.precision, case.checkpoint_blocks, case.resident)
         found = {"process_estimated": plan.total, "tensors_estimated": plan.step.total}
         if sitting.device.type == "cuda":
-            found |= _measure_alone(case, sitting.device)
+            found |= _measure_alone(case, sitting.device, limit)
         size = case.workload.config.data.image_size
         columns = {"case": case.training, "shape": f"{case.batch}x1x{size}x{size}", "dtype": case.precision}
         for metric, value in found.items():
@@ -138,6 +150,6 @@ SUITE = Suite("memory", __doc__, run, repeats=(1, 1), add_options=_add_options)
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:  # one case, for the process that measures it
         gpu = torch.device("cuda", torch.cuda.current_device())
-        print(json.dumps(measure(Case(**json.loads(sys.argv[2])), gpu, int(sys.argv[3]))))
+        print(json.dumps(measure(Case(**json.loads(sys.argv[2])), gpu, *map(int, sys.argv[3:]))))
     else:
         sys.exit(SUITE.main(sys.argv[1:]))

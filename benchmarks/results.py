@@ -2,8 +2,9 @@
 
 import csv
 import platform
+import statistics
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +19,9 @@ COLUMNS = (
     "torch", "triton", "commit", "date",
 )  # fmt: skip
 IDENTITY = ("suite", "case", "provider", "mode", "metric", "shape", "dtype")
-"""The columns that say what a row is a figure of; the newest row of each is what counts."""
+"""The columns that say what a row is a figure of."""
+MOST = 5
+"""Repetitions that count, the newest."""
 FOLDER = Path(__file__).resolve().parent / "results"
 
 Row = dict[str, str]
@@ -124,13 +127,33 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:
-    """Of the rows of the same figure the one with the latest date, in the order in which figures first came."""
-    found: dict[tuple[str, ...], Row] = {}
+    """The rows of the same figure as one, in the order in which figures first came: the newest and its repetitions.
+
+    A process's own percentiles hide how much two processes differ (where their memory lies, what else the machine
+    does). So p50 is the median of the processes' medians, p20 the lowest and p80 the highest of their percentiles.
+    """
+    found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        key = tuple(row[column] for column in IDENTITY)
-        if key not in found or row["date"] >= found[key]["date"]:
-            found[key] = row
-    return list(found.values())
+        found.setdefault(tuple(row[column] for column in IDENTITY), []).append(row)
+    return [_pooled(repetitions) for repetitions in found.values()]
+
+
+def _circumstances(row: Row) -> tuple[str, ...]:
+    """What rows of the same figure have in common if they are repetitions of one another."""
+    # Rows themselves make the tree dirty that they are written into.
+    return row["device"], row["torch"], row["triton"], row["commit"].removesuffix("-dirty")
+
+
+def _pooled(rows: Sequence[Row]) -> Row:
+    in_time = sorted(rows, key=lambda row: row["date"])  # stable: of one date the later row is the newer
+    last = in_time[-1]
+    alike = [row for row in in_time if _circumstances(row) == _circumstances(last)][-MOST:]
+    pooled = {
+        "p20": min(float(row["p20"]) for row in alike),
+        "p50": statistics.median(float(row["p50"]) for row in alike),
+        "p80": max(float(row["p80"]) for row in alike),
+    }
+    return {**last, **{name: f"{value:.6g}" for name, value in pooled.items()}}
 
 
 def newest_results(folder: Path) -> list[Row]:

@@ -135,6 +135,7 @@ class StockEssNet(nn.Module):
         discriminator_lr: Adam's learning rate for D1 and D2.
         betas: Adam's.
         pool: size of the image pools, 0 for none.
+        capturable: whether Adam can be part of a CUDA graph.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class StockEssNet(nn.Module):
         discriminator_lr: float = 2e-4,
         betas: tuple[float, float] = (0.5, 0.999),
         pool: int = 50,
+        capturable: bool = False,
     ) -> None:
         super().__init__()
         self.g1 = stock_generator(1, channels, blocks)
@@ -161,9 +163,9 @@ class StockEssNet(nn.Module):
         self.l1, self.cross_entropy = nn.L1Loss(), nn.CrossEntropyLoss()
         generators = [*self.g1.parameters(), *self.g2.parameters()]
         generators += [*self.s.parameters()] if self.s is not None else []
-        self.generator_adam = Adam(generators, lr=generator_lr, betas=betas)
-        self.d1_adam = Adam(self.d1.parameters(), lr=discriminator_lr, betas=betas)
-        self.d2_adam = Adam(self.d2.parameters(), lr=discriminator_lr, betas=betas)
+        self.generator_adam = Adam(generators, lr=generator_lr, betas=betas, capturable=capturable)
+        self.d1_adam = Adam(self.d1.parameters(), lr=discriminator_lr, betas=betas, capturable=capturable)
+        self.d2_adam = Adam(self.d2.parameters(), lr=discriminator_lr, betas=betas, capturable=capturable)
         self.mr_pool, self.ct_pool = StockImagePool(pool, 1), StockImagePool(pool, 2)
 
     def _adversarial(self, logits: Tensor, real: bool) -> Tensor:
@@ -231,9 +233,17 @@ class StockUNet(nn.Module):
         head_relu: the Keras original's ReLU on the 2-channel layer.
         dropout: share of values dropped at the two deepest levels.
         lr: Adam's learning rate.
+        capturable: whether Adam can be part of a CUDA graph.
     """
 
-    def __init__(self, channels: int = 64, head_relu: bool = False, dropout: float = 0.5, lr: float = 1e-4) -> None:
+    def __init__(
+        self,
+        channels: int = 64,
+        head_relu: bool = False,
+        dropout: float = 0.5,
+        lr: float = 1e-4,
+        capturable: bool = False,
+    ) -> None:
         super().__init__()
         widths = [channels * 2**level for level in range(5)]
         self.down = nn.ModuleList([_double_conv(1, channels), *(_double_conv(a, b) for a, b in pairwise(widths))])
@@ -249,7 +259,7 @@ class StockUNet(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)
         self.bce = nn.BCEWithLogitsLoss()
-        self.adam = Adam(self.parameters(), lr=lr)
+        self.adam = Adam(self.parameters(), lr=lr, capturable=capturable)
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 1, H, W) -> liver logits (N, 1, H, W)."""

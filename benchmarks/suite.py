@@ -8,7 +8,7 @@ are so together.
 import argparse
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,11 +167,18 @@ class Sitting:
             self.record(case, by_turns(works, self.repeats, self.device))
             del works
 
-    def record(self, case: Case, seconds: Mapping[str, Sequence[float]]) -> None:
-        """Write and show what was timed: by title, the seconds of each turn."""
+    def record(self, case: Case, seconds: Mapping[str, Sequence[float]], new: Collection[str] | None = None) -> None:
+        """Write and show what was timed.
+
+        Args:
+            case: which.
+            seconds: of each turn, by title.
+            new: titles of those who weren't recorded before; None for all.
+        """
         timed = [contestant for contestant in case.contestants if contestant.title in seconds]
+        fresh = [contestant for contestant in timed if new is None or contestant.title in new]
         for ours in (contestant for contestant in timed if contestant.is_ours):
-            for peer in (contestant for contestant in timed if not contestant.is_ours):
+            for peer in (contestant for contestant in fresh if not contestant.is_ours):
                 pairs = zip(seconds[peer.title], seconds[ours.title], strict=True)
                 ratio = percentiles([theirs / own for theirs, own in pairs])
                 self.add(case, ours, f"speed vs {peer.title}", "x", ratio)
@@ -182,7 +189,7 @@ class Sitting:
                         "" if wanted is None else f"{wanted:g}",
                     )
                 )
-        for contestant in timed:
+        for contestant in fresh:
             times = percentiles(seconds[contestant.title])
             self.add(case, contestant, "time", "ms", (1e3 * times[0], 1e3 * times[1], 1e3 * times[2]))
             rate = ""

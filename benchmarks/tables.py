@@ -12,13 +12,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PEERS = {
     "stock fp32": "stock fp32",
     "stock tf32": "stock tf32",
-    "stock autocast bf16": "stock with autocast",
-    "stock autocast fp16": "stock with autocast",
-    "stock autocast channels_last bf16": "the same in channels_last",
-    "stock autocast channels_last fp16": "the same in channels_last",
-    "stock compiled fp32": "compiled stock",
-    "stock compiled bf16": "compiled stock",
-    "stock compiled fp16": "compiled stock",
+    "stock autocast bf16": "stock bf16",
+    "stock autocast fp16": "stock fp16",
+    "stock autocast channels_last bf16": "stock bf16 in channels_last",
+    "stock autocast channels_last fp16": "stock fp16 in channels_last",
+    "stock graph bf16": "stock bf16 as a CUDA graph",
+    "stock graph fp16": "stock fp16 as a CUDA graph",
+    "stock compiled fp32": "compiled stock fp32",
+    "stock compiled bf16": "compiled stock bf16",
+    "stock compiled fp16": "compiled stock fp16",
     "stock": "PyTorch",
     "stock channels_last": "PyTorch in channels_last",
     "stock slice by slice": "stock slice by slice",
@@ -69,7 +71,9 @@ HIGHLIGHTS = (
     Highlight("U-Net training step {shape}, {dtype}", "train_step", "unet", ("fp32",), "time"),
     Highlight("U-Net training step {shape}, {dtype}", "train_step", "unet", ("bf16", "fp16"), "time"),
     Highlight(
-        "3x3 convolution of a residual block {shape}, fp32", "convolution", "block 256", ("fp32",), mode="forward"
+        "3x3 convolution of a residual block {shape}, fp32, in operations of a direct one",
+        *("convolution", "block 256", ("fp32",)),
+        mode="forward",
     ),
     Highlight("its gradients", "convolution", "block 256", ("fp32",), mode="backward"),
     Highlight("synthetic MR of {shape}", "inference", "synthesize", ("fp32",)),
@@ -139,7 +143,7 @@ def readme_table() -> str:
     parts = []
     for _, rows in devices():
         lines = [
-            (line.what, line.figure, ", ".join(f"{ratio:.2f}x {name}" for name, ratio in line.ratios))
+            (line.what, line.figure, ", ".join(f"{number(str(ratio))}x {name}" for name, ratio in line.ratios))
             for line in highlights(rows)
         ]
         if lines:

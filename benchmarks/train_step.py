@@ -1,14 +1,16 @@
 """`python -m benchmarks.train_step`: whole training steps beside the same recipe in stock PyTorch.
 
 A step is everything from images on the device to changed weights: forwards, backwards and Adam of every network. The
-peers are `benchmarks.stock`: eager in fp32 as the public code runs; with autocast; with autocast and channels_last; and
-that with torch.compile on every network. Ours run as a training run would: as a CUDA graph on a GPU. All providers of a
-case start from the same weights and images, must give the same first losses, and take turns, so that a machine that
-slows down does so for all; they lie in memory together.
+peers are `benchmarks.stock`: eager in fp32, on a GPU also with the TF32 that PyTorch's convolutions take by default;
+with autocast; with autocast and channels_last; on a GPU that as a CUDA graph too (but for the image pools, which choose
+in Python); and that with torch.compile on every network, on a CPU in fp32 and its own layout. Ours run as a training
+run would: as a CUDA graph on a GPU, without which they don't count. All providers of a case start from the same weights
+and images, must give the same first losses, and take turns; they lie in memory together. Compiling takes longest and
+fails most, so it comes last: a sitting that ends there has the rest.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,15 +19,17 @@ from typing import Any
 import torch
 import torch._dynamo
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from benchmarks.measure import Work, by_turns, matrix_peak, percentiles, rates
 from benchmarks.stock import StockEssNet, StockUNet, copy_parameters
 from benchmarks.suite import Case, Contestant, Sitting, Suite
 from fastliver.config import TrainConfig
 from fastliver.data.batches import Slices
+from fastliver.training.graph import CudaRecorder, StepGraph
 from fastliver.training.memory import Workload, make_network, make_trainer
 from fastliver.training.precision import REDUCED, Precision
-from fastliver.training.trainer import Execution
+from fastliver.training.trainer import Execution, StepResult
 
 TFLOP = {"essnet": 1.562, "unet": 0.655 / 2}
 """Work of one training step on one image at 256x256 with the paper's widths."""
@@ -44,6 +48,7 @@ TARGETS: dict[str, dict[tuple[str, str], float]] = {
 }
 RECIPE = {"essnet": 1, "unet": 2}
 """The batch at which those are wanted."""
+COMPILED = "stock compiled"
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,11 @@ class Size:
 
 
 def sizes(device: torch.device) -> list[Size]:
-    """The paper's size at four batches on a GPU; one small size that a CPU steps through in half a second."""
+    """The paper's size at four batches on a GPU, its own first; one that a CPU steps through in half a second."""
     if device.type == "cuda":
-        return [Size(training, 256, batch) for batch in (1, 2, 4, 8) for training in TFLOP]
+        usual = [Size(training, 256, batch) for training, batch in RECIPE.items()]
+        others = [Size(training, 256, batch) for batch in (1, 2, 4, 8) for training in TFLOP]
+        return [*usual, *(size for size in others if size not in usual)]
     return [Size("essnet", 64, 1), Size("unet", 64, 2)]
 
 
@@ -92,6 +99,7 @@ class Provider:
         ours: fastliver, or the stock recipe.
         channels_last: layout of the stock networks.
         compiled: stock networks through torch.compile.
+        graph: the stock step recorded as a CUDA graph.
     """
 
     name: str
@@ -99,28 +107,26 @@ class Provider:
     ours: bool = False
     channels_last: bool = False
     compiled: bool = False
+    graph: bool = False
 
 
 def providers(device: torch.device) -> list[Provider]:
-    """Stock first; the reduced precision is the one that `--precision auto` takes on a GPU, and bf16 on a CPU."""
+    """Stock first, compiled last; the reduced precision is that of `--precision auto` on a GPU, and bf16 on a CPU."""
     reduced = Precision.of("auto", device).name
     if reduced not in REDUCED:
         reduced = "bf16"
     tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    kinds = [
+    cuda = device.type == "cuda"
+    return [
         Provider("stock", "fp32"),
-        # What convolutions take by default there.
         *([Provider("stock", "tf32")] if tf32 else []),
         Provider("stock autocast", reduced),
         Provider("stock autocast channels_last", reduced, channels_last=True),
-        Provider("stock compiled", reduced, channels_last=True, compiled=True),
+        *([Provider("stock graph", reduced, channels_last=True, graph=True)] if cuda else []),
         Provider("fastliver", "fp32", ours=True),
         Provider("fastliver", reduced, ours=True),
+        Provider(COMPILED, reduced if cuda else "fp32", channels_last=cuda, compiled=True),
     ]
-    if device.type == "cpu":
-        # What compiles best there is fp32 in its own layout.
-        kinds[-3] = Provider("stock compiled", "fp32", compiled=True)
-    return kinds
 
 
 def noise(case: Size, device: torch.device) -> list[Slices]:
@@ -164,16 +170,19 @@ def make_step(size: Size, provider: Provider, device: torch.device) -> Step:
     network = make_network(workload).to(device)
     slices = noise(size, device)
     if provider.ours:
-        trainer = make_trainer(workload, network, slices, Execution(Precision.of(provider.precision, device), "auto"))
+        graph = "on" if device.type == "cuda" else "auto"
+        trainer = make_trainer(workload, network, slices, Execution(Precision.of(provider.precision, device), graph))
         return Step(lambda: trainer.step(0, 0).losses, network)
-    stock: Any = (StockEssNet() if size.training == "essnet" else StockUNet()).to(device)
+    stock: Any = (StockEssNet if size.training == "essnet" else StockUNet)(capturable=provider.graph).to(device)
     copy_parameters(network, stock)
     layout = torch.channels_last if provider.channels_last else torch.contiguous_format
     stock = stock.to(memory_format=layout)
+    # Trying every kernel takes minutes a size: at those that targets speak of.
+    tuned = device.type == "cuda" and size.batch == RECIPE[size.training]
     if provider.compiled:
         for child in stock.children() if size.training == "essnet" else [stock]:
             if any(True for _ in child.parameters()):
-                child.compile(dynamic=False, mode="max-autotune-no-cudagraphs" if device.type == "cuda" else None)
+                child.compile(dynamic=False, mode="max-autotune-no-cudagraphs" if tuned else None)
     images = [held.images.float().contiguous(memory_format=layout) for held in slices]
     labels = slices[0].labels
     given = (images[0], labels, images[1]) if size.training == "essnet" else (images[0], labels)
@@ -186,6 +195,12 @@ def make_step(size: Size, provider: Provider, device: torch.device) -> Step:
         with precision.step(), torch.autocast(device.type, reduced) if reduced else nullcontext():
             return stock.step(*given)
 
+    if provider.graph:
+        adams = [one for one in vars(stock).values() if isinstance(one, Optimizer)]
+        recorded = StepGraph(
+            lambda: StepResult(take(), {}), adams, CudaRecorder(device), warm_up=CHECKED + 1, required=True
+        )
+        return Step(lambda: recorded().losses, stock)
     return Step(take, stock)
 
 
@@ -228,43 +243,70 @@ def cases(device: torch.device) -> Iterator[Case]:
     return (case_of(size, device, providers(device)) for size in sizes(device))
 
 
-def prepared(case: Case, sitting: Sitting) -> dict[str, Work]:
-    """The steps of those who fit in memory together and have stock's first losses, warmed up; notes their memory."""
-    device, cuda = sitting.device, sitting.device.type == "cuda"
-    expected: dict[str, float] | None = None
-    works: dict[str, Work] = {}
-    torch.compiler.reset()  # a case's shapes are not those of the one before
-    for contestant in case.contestants:
+class Field:
+    """The contestants of a case who can be timed: they fit in memory together and have stock's first losses."""
+
+    def __init__(self, case: Case, sitting: Sitting) -> None:
+        self.case, self.sitting = case, sitting
+        self.works: dict[str, Work] = {}
+        self.expected: dict[str, float] | None = None
+        torch.compiler.reset()  # a case's shapes are not those of the one before
+
+    def admit(self, contestant: Contestant) -> None:
+        """Prepare, check and warm up one of them, and note the memory; a peer that fails is left out."""
+        case, sitting, device = self.case, self.sitting, self.sitting.device
         with sitting.fitting(f"{case.title}: {contestant.title}"):
-            if cuda:
+            if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            before = torch.cuda.memory_allocated(device) if cuda else 0
-            step: Any = contestant.make()
-            losses = first_losses(step)
-            for _ in range(WARM_UP if cuda else 0):
-                step()
+            before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+            try:
+                step: Any = contestant.make()
+                losses = first_losses(step)
+                for _ in range(WARM_UP if device.type == "cuda" else 0):
+                    step()
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                sitting.disqualify(case, contestant, f"failed ({reason})")
+                return
             if contestant is case.contestants[0]:
-                expected = losses
-            fault = "" if expected is None else disagreement(losses, expected, contestant.dtype)
-            if expected is None:
+                self.expected = losses
+            fault = "" if self.expected is None else disagreement(losses, self.expected, contestant.dtype)
+            if self.expected is None:
                 sitting.say(f"{case.title}: {contestant.title} is not checked, stock did not fit")
             if fault:
                 sitting.disqualify(case, contestant, fault)
             else:
-                works[contestant.title] = step
-            if cuda:
+                self.works[contestant.title] = step
+            if device.type == "cuda":
+                # All that was needed on the way, what cuDNN tried included.
                 peak = (torch.cuda.max_memory_allocated(device) - before) / 2**30
                 sitting.add(case, contestant, "peak memory", "GiB", (peak, peak, peak))
-        step = None  # of one that didn't fit nothing stays
-    return works
+
+    def time(self, titles: Iterable[str]) -> dict[str, list[float]]:
+        """Seconds of those of these who are ready, by turns."""
+        works = {title: self.works[title] for title in titles if title in self.works}
+        return by_turns(works, self.sitting.repeats, self.sitting.device)
 
 
 def race(case: Case, sitting: Sitting) -> dict[str, list[float]]:
-    """Time the steps of a case; gives the seconds."""
+    """Time the steps of a case, the compiled ones afterwards beside ours; gives the seconds."""
     seconds: dict[str, list[float]] = {}
     with sitting.fitting(case.title):
-        seconds = by_turns(prepared(case, sitting), sitting.repeats, sitting.device)
+        field = Field(case, sitting)
+        early = [one for one in case.contestants if one.name != COMPILED]
+        for contestant in early:
+            field.admit(contestant)
+        seconds = field.time(one.title for one in early)
         sitting.record(case, seconds)
+        for contestant in (one for one in case.contestants if one.name == COMPILED):
+            field.admit(contestant)
+            if contestant.title in field.works:
+                again = field.time(one.title for one in case.contestants if one.is_ours or one is contestant)
+                sitting.record(case, again, {contestant.title})
+                seconds[contestant.title] = again[contestant.title]
+        del field
     return seconds
 
 

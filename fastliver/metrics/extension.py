@@ -44,9 +44,14 @@ def _warn_once(reason: str) -> None:
     warnings.warn(f"overlap counts use PyTorch's operators, which are slower: {reason}", RuntimeWarning, stacklevel=4)
 
 
+def serves(device: torch.device) -> bool:
+    """Whether the extension counts there; elsewhere PyTorch's operators do."""
+    return not MISSING and _has_kernel(device.type)
+
+
 def _serves(x: Tensor) -> bool:
     """Whether the extension counts on this tensor's device; says once why not, and what to do."""
-    if not MISSING and _has_kernel(x.device.type):
+    if serves(x.device):
         return True
     reason = MISSING or f"the extension was built without a kernel for {x.device.type}"
     build = {"cpu": "with a C++ compiler:", "cuda": "with CUDA's nvcc: FASTLIVER_CUDA=1"}.get(x.device.type)

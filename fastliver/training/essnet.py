@@ -17,11 +17,14 @@ from fastliver.training.graph import Branches, branches, step_graph
 from fastliver.training.image_pool import ImagePool
 from fastliver.training.precision import Precision
 from fastliver.training.profiling import span
+from fastliver.training.repetition import Repetition
 from fastliver.training.trainer import Execution, StepResult, is_constant
 from fastliver.training.update import Update
 
 CT_CONSTANT = "G2 outputs a constant CT image"
 MR_CONSTANT = "G1 outputs a constant MR image"
+MR_REPEATED = "G1 outputs the same MR image whatever the CT shows"
+CT_REPEATED = "G2 outputs the same CT image whatever the MR shows"
 D1_CONSTANT = "D1 gives every patch of real and generated MR the same score"
 D2_CONSTANT = "D2 gives every patch of real and generated CT the same score"
 NOT_FINITE = {
@@ -160,7 +163,10 @@ class EssNetTrainer:
         )
         self.epochs = config.epochs + config.decay_epochs
         self.steps_per_epoch = mr.steps
-        self.patience = dict.fromkeys((MR_CONSTANT, CT_CONSTANT, D1_CONSTANT, D2_CONSTANT), 100)
+        shape = (mr.batch_size, 1, *mr.shape)
+        self.mr_repetition, self.ct_repetition = (Repetition(shape, weight.device) for _ in range(2))
+        collapses = (MR_CONSTANT, CT_CONSTANT, MR_REPEATED, CT_REPEATED, D1_CONSTANT, D2_CONSTANT)
+        self.patience = dict.fromkeys(collapses, 100)
         self.patience |= {NOT_FINITE[name]: update.patience for name, update in self.updates.items()}
         self.graph = step_graph(self.train_step, self.optimizers.values(), execution)
 
@@ -196,6 +202,8 @@ class EssNetTrainer:
                 losses |= loss
                 faults |= fault
             faults |= {MR_CONSTANT: is_constant(fake_mr), CT_CONSTANT: is_constant(fake_ct)}
+            faults[MR_REPEATED] = self.mr_repetition.found(ct, fake_mr)
+            faults[CT_REPEATED] = self.ct_repetition.found(mr, fake_ct)
             return StepResult(losses, faults)
 
     def generator_step(
@@ -218,13 +226,21 @@ class EssNetTrainer:
         return {name: loss.detach()}, {NOT_FINITE[name]: fault, {"d1": D1_CONSTANT, "d2": D2_CONSTANT}[name]: dead}
 
     def extra_state(self) -> dict[str, Any]:
-        """See `Trainer`: the image pools and the loss scales."""
-        scales = {name: update.state() for name, update in self.updates.items()}
-        return {"mr_pool": self.mr_pool.state(), "ct_pool": self.ct_pool.state(), "scales": scales}
+        """See `Trainer`: the image pools, the loss scales and the last images."""
+        return {
+            "mr_pool": self.mr_pool.state(),
+            "ct_pool": self.ct_pool.state(),
+            "scales": {name: update.state() for name, update in self.updates.items()},
+            "mr_repetition": self.mr_repetition.state(),
+            "ct_repetition": self.ct_repetition.state(),
+        }
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """The opposite of `extra_state`."""
         self.mr_pool.load_state(state["mr_pool"])
         self.ct_pool.load_state(state["ct_pool"])
+        for name in ("mr_repetition", "ct_repetition"):
+            if name in state:  # not in checkpoints from before there was such a check
+                getattr(self, name).load_state(state[name])
         for name, update in self.updates.items():
             update.load_state(state["scales"][name])

@@ -34,13 +34,28 @@ def test_a_second_sitting_is_added_and_other_columns_are_refused(tmp_path):
 
 def test_the_newest_row_of_each_figure_counts(tmp_path):
     _write(tmp_path / "kernels.csv", "2026-01-02", 2.0)
-    _write(tmp_path / "kernels.csv", "2026-01-01", 1.0)
+    _write(tmp_path / "kernels.csv", "2026-01-01", 1.0, commit="before")
     _write(tmp_path / "kernels.csv", "2026-01-01", 3.0, dtype="bf16")
     _write(tmp_path / "decode.csv", "2026-01-01", 4.0, suite="decode")
     found = {(row["suite"], row["dtype"]): row["p50"] for row in newest_results(tmp_path)}
     assert found == {("kernels", "fp32"): "2", ("kernels", "bf16"): "3", ("decode", "fp32"): "4"}
     assert newest([]) == []
     assert newest_results(tmp_path / "nowhere") == []
+
+
+def test_repetitions_of_a_figure_are_one_with_the_spread_of_all():
+    def row(p20, p50, p80, day, **columns):
+        same = dict.fromkeys(results.COLUMNS, "x")
+        return {**same, "p20": str(p20), "p50": str(p50), "p80": str(p80), "date": day, "commit": "abc", **columns}
+
+    rows = [row(9, 9, 9, "2026-01-01", commit="old"), row(1, 2, 3, "2026-01-02"), row(2, 2.5, 4, "2026-01-03"),
+            row(2, 7, 8, "2026-01-03", commit="abc-dirty")]  # fmt: skip
+    (found,) = newest(rows)
+    assert [found[name] for name in ("p20", "p50", "p80", "date")] == ["1", "2.5", "8", "2026-01-03"]
+    (found,) = newest([*rows, row(5, 5, 5, "2026-01-04", torch="newer")])
+    assert found["p50"] == "5"
+    (found,) = newest([row(n, n, n, f"2026-01-0{n}") for n in range(1, 8)])
+    assert [found[name] for name in ("p20", "p50", "p80")] == ["3", "5", "7"], "the newest five"
 
 
 def test_a_device_has_a_folder_and_says_what_it_is(monkeypatch):

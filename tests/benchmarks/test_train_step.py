@@ -1,10 +1,15 @@
 """The training steps that race: the same start, the same first losses, and who differs is not timed."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 
 from benchmarks import train_step
-from benchmarks.train_step import Provider, Size, case_of, disagreement, first_losses, make_step, prepared
+from benchmarks.suite import Contestant
+from benchmarks.train_step import Provider, Size, case_of, disagreement, first_losses, make_step, race
+from fastliver.training import update
 
 CPU = torch.device("cpu")
 STOCK, OURS = Provider("stock", "fp32"), Provider("fastliver", "fp32", ours=True)
@@ -16,14 +21,12 @@ def small(monkeypatch):
     real = train_step.TrainConfig
 
     def config():
-        from dataclasses import replace
-
         whole = real()
         return replace(whole, essnet=replace(whole.essnet, channels=4, blocks=1), unet=replace(whole.unet, channels=4))
 
     monkeypatch.setattr(train_step, "TrainConfig", config)
-    monkeypatch.setattr(train_step, "StockEssNet", lambda: StockEssNet(channels=4, blocks=1))
-    monkeypatch.setattr(train_step, "StockUNet", lambda: StockUNet(channels=4))
+    monkeypatch.setattr(train_step, "StockEssNet", partial(StockEssNet, channels=4, blocks=1))
+    monkeypatch.setattr(train_step, "StockUNet", partial(StockUNet, channels=4))
 
 
 from benchmarks.stock import StockEssNet, StockUNet  # noqa: E402  -- the fixture above needs the real ones
@@ -51,7 +54,8 @@ def test_who_leaves_work_out_is_seen(skipped, small, monkeypatch):
     size = Size("essnet", 32, 1)
     stock = first_losses(make_step(size, STOCK, CPU))
     if skipped == "update":
-        monkeypatch.setattr(torch.optim.Adam, "step", lambda self, closure=None: None)
+        idle = type("Idle", (update._AdamInMemoryOrder,), {"step": lambda self, closure=None: None})
+        monkeypatch.setattr(update, "_AdamInMemoryOrder", idle)
     else:
         monkeypatch.setattr(torch.Tensor, "backward", lambda self, *args, **options: None)
     assert disagreement(first_losses(make_step(size, OURS, CPU)), stock, "fp32")
@@ -69,7 +73,7 @@ def test_who_starts_elsewhere_is_not_timed(small, sitting, monkeypatch):
     monkeypatch.setattr(train_step, "first_losses", wrong)
     held = sitting()
     case = case_of(Size("unet", 32, 1), CPU, [STOCK, OURS])
-    assert list(prepared(case, held)) == ["stock fp32"]
+    assert list(race(case, held)) == ["stock fp32"]
     (complaint,) = held.complaints
     assert complaint.startswith("unet 1x1x32x32: fastliver fp32 has")
 
@@ -93,4 +97,44 @@ def test_every_size_has_stock_and_ours_in_two_precisions():
     for case in cases:
         titles = [contestant.title for contestant in case.contestants]
         assert titles[0] == "stock fp32"
-        assert titles[-2:] == ["fastliver fp32", "fastliver bf16"]
+        assert titles[-3:] == ["fastliver fp32", "fastliver bf16", "stock compiled fp32"]
+
+
+def test_on_a_gpu_the_paper_s_batches_come_first_and_stock_has_a_graph_too(monkeypatch):
+    gpu = torch.device("cuda")
+    assert [(size.training, size.batch) for size in train_step.sizes(gpu)] == [
+        *(("essnet", 1), ("unet", 2)),
+        *(("unet", 1), ("essnet", 2), ("essnet", 4), ("unet", 4), ("essnet", 8), ("unet", 8)),
+    ]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    kinds = train_step.providers(gpu)
+    assert [(one.name, one.precision) for one in kinds] == [
+        *(("stock", "fp32"), ("stock", "tf32"), ("stock autocast", "bf16"), ("stock autocast channels_last", "bf16")),
+        *(("stock graph", "bf16"), ("fastliver", "fp32"), ("fastliver", "bf16"), ("stock compiled", "bf16")),
+    ]
+
+
+def test_a_peer_that_fails_ends_nothing_and_the_compiled_come_last(small, sitting, read_rows):
+    def fail():
+        raise RuntimeError("InductorError: no\nmore")
+
+    held = sitting(repeats=2)
+    case = case_of(Size("unet", 32, 2), CPU, [STOCK, OURS])
+    stock, ours = case.contestants
+    broken = Contestant("stock compiled", fail, "fp32")
+    assert list(race(replace(case, contestants=(stock, broken, ours)), held)) == ["stock fp32", "fastliver fp32"]
+    assert held.notes == ["unet 2x1x32x32: stock compiled fp32 failed (InductorError: no); not timed"]
+    late = Contestant("stock compiled", stock.make, "fp32")
+    assert list(race(replace(case, contestants=(stock, late, ours)), held)) == [
+        *("stock fp32", "fastliver fp32", "stock compiled fp32")
+    ]
+    rows = [(row["provider"], row["metric"]) for row in read_rows()][-5:]
+    assert (
+        rows
+        == [
+            *(("fastliver", "speed vs stock fp32"), ("stock", "time"), ("stock", "rate"), ("fastliver", "time")),
+            *(("fastliver", "rate"), ("fastliver", "speed vs stock compiled fp32")),
+            *(("stock compiled", "time"), ("stock compiled", "rate")),
+        ][-5:]
+    )

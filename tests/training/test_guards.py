@@ -8,9 +8,18 @@ import torch
 
 from fastliver.config import EngineConfig
 from fastliver.errors import RunError
-from fastliver.training.essnet import CT_CONSTANT, D1_CONSTANT, D2_CONSTANT, MR_CONSTANT, NOT_FINITE
+from fastliver.training.essnet import (
+    CT_CONSTANT,
+    CT_REPEATED,
+    D1_CONSTANT,
+    D2_CONSTANT,
+    MR_CONSTANT,
+    MR_REPEATED,
+    NOT_FINITE,
+)
 from fastliver.training.guards import Guard
 from fastliver.training.loop import train
+from fastliver.training.repetition import Repetition, variety
 from fastliver.training.trainer import StepResult, is_constant
 from fastliver.training.unet import GREY, ONE_CLASS
 from fastliver.training.unet import NOT_FINITE as UNET_NOT_FINITE
@@ -86,13 +95,49 @@ def _zero_head(network: torch.nn.Module, weight: float = 0.0, bias: float = 0.0)
 def test_a_generator_that_gives_a_constant_stops_the_training(generator, fault, make_essnet, run, console):
     trainer = make_essnet(epochs=9, generator_lr=0.0)
     assert trainer.patience == {
-        **dict.fromkeys((MR_CONSTANT, CT_CONSTANT, D1_CONSTANT, D2_CONSTANT), 100),
+        **dict.fromkeys((MR_CONSTANT, CT_CONSTANT, MR_REPEATED, CT_REPEATED, D1_CONSTANT, D2_CONSTANT), 100),
         **dict.fromkeys(NOT_FINITE.values(), 1),
     }
     trainer.patience = dict.fromkeys(trainer.patience, 5)
     _zero_head(getattr(trainer.network, generator).head)
     with pytest.raises(RunError, match=f"essnet: {fault}, from step 0 to step 4; no checkpoint was written yet"):
         train(trainer, run, "essnet", {}, EngineConfig(checkpoint_minutes=60), console)
+
+
+@pytest.mark.parametrize(("generator", "fault"), [("g1", MR_REPEATED), ("g2", CT_REPEATED)])
+@pytest.mark.parametrize(("code", "stops"), [(0.03, True), (1.0, False)])
+def test_a_generator_that_hides_what_it_is_given_in_one_image_stops_the_training(
+    generator, fault, code, stops, make_essnet, run, console
+):
+    """One image with contrast, and in it what it was given: faintly, as a collapsed CycleGAN has it, or plainly."""
+    trainer = make_essnet(epochs=9, generator_lr=0.0)
+    trainer.patience[fault] = 5
+    one = torch.rand(1, 1, *trainer.mr.shape, generator=torch.Generator().manual_seed(0)) * 0.5
+
+    def hide(module, inputs, output):
+        return one + code * (inputs[0] - inputs[0].mean())
+
+    getattr(trainer.network, generator).register_forward_hook(hide)
+    if stops:
+        with pytest.raises(RunError, match=f"essnet: {fault}, from step 1 to step 5"):
+            train(trainer, run, "essnet", {}, EngineConfig(checkpoint_minutes=60), console)
+    else:
+        train(trainer, run, "essnet", {}, EngineConfig(checkpoint_minutes=60), console)
+
+
+def test_how_unlike_images_are():
+    a, b = torch.randn(2, 1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert variety(a, a) == 0
+    assert variety(a, b) == pytest.approx(1, abs=0.05)
+    assert variety(a, -a) == 2
+    assert variety(a, 3 + 0.9 * a + 0.1 * b) == pytest.approx(0.02 / 1.82, abs=0.002)  # by hand, for variances of 1
+
+
+def test_the_same_image_for_the_same_ct_is_no_fault():
+    repetition = Repetition((1, 1, 8, 8), torch.device("cpu"))
+    ct, mr = torch.rand(2, 1, 1, 8, 8)
+    assert [float(repetition.found(ct, mr)) for _ in range(3)] == [0, 0, 0]
+    assert float(repetition.found(torch.rand(1, 1, 8, 8), mr)) == 1
 
 
 def test_a_short_run_whose_generator_gave_a_constant_throughout_fails_at_the_end(make_essnet, run, console):

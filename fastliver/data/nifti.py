@@ -187,7 +187,10 @@ def find_studies(folder: Path, modality: Modality, liver_label: str | None) -> l
     channel = _channel(folder, description, modality)
     ending = str(description.get("file_ending", ".nii.gz"))
     labelled = (folder / "labelsTr").is_dir()
-    values = label_values(description.get("labels"), liver_label, folder / "dataset.json") if labelled else ((), ())
+    liver: tuple[int, ...] = ()
+    ignored: tuple[int, ...] = ()
+    if labelled:
+        liver, ignored = label_values(description.get("labels"), liver_label, folder / "dataset.json")
     suffix = f"_{channel:04d}{ending}"
     studies = []
     for image in sorted((folder / "imagesTr").glob(f"*{suffix}")):
@@ -202,9 +205,9 @@ def find_studies(folder: Path, modality: Modality, liver_label: str | None) -> l
                 series=image.name,
                 paths=(image, *([label] if label and label.exists() else [])),
                 labelled=labelled,
-                read=partial(read_case, image, label, *values),
-                options=str(values),
-                may_ignore=bool(values[1]),
+                read=partial(read_case, image, label, liver, ignored),
+                options=str(liver) + (f" ignoring {ignored}" if ignored else ""),
+                may_ignore=bool(ignored),
             )
         )
     if not studies:

@@ -7,7 +7,7 @@ from torch import Tensor
 from fastliver.errors import RunError
 from fastliver.training.trainer import StepResult
 
-REMEDY = "try another --seed or a lower learning rate"
+REMEDY = "try another --seed, a lower learning rate or, of EssNet, --essnet-adversarial lsgan"
 
 
 class Guard:

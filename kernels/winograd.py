@@ -63,8 +63,8 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
     """Whether the Winograd loops take a convolution, and are faster than PyTorch's.
 
     Where they can run they were as fast or faster at nearly every size (see `docs/kernels.md`), so size has no say, and
-    what an image gives does not depend on how many others are in its batch. Subclasses of tensors stand for something else
-    (fake tensors, tracing).
+    what an image gives does not depend on how many others are in its batch. Subclasses of tensors stand for something
+    else (fake tensors, tracing).
     """
     return (
         not MISSING

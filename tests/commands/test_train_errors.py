@@ -205,7 +205,7 @@ def test_folders_without_images(train: Any, broken: Path, tmp_path: Path) -> Non
     train("--data", broken, "--runs", runs, "--mr-sequence", "t1-in").refused("MR", "--mr-sequence")
     for path in broken.rglob("*.dcm"):
         path.unlink()
-    train("--data", broken, "--runs", runs).refused(broken, "no images", "check the folder")
+    train("--data", broken, "--runs", runs).refused(broken, "no images", "complete the folder")
     check_nothing_left(runs)
 
 

@@ -43,12 +43,12 @@ ROUNDS = 3
 """Processes that measure each suite on a CPU."""
 
 SUITES = {
-    "kernels": Entry(1.5),
+    "kernels": Entry(0.75),
     "convolution": Entry(1, on_gpu=False),
     "train_step": Entry(3),
     "overlap": Entry(1),
-    "inference": Entry(1, ("safetensors",)),
-    "decode": Entry(2, ("pydicom", "nibabel")),
+    "inference": Entry(1.5, ("safetensors",)),
+    "decode": Entry(2.75, ("pydicom", "nibabel")),
     "memory": Entry(0),
     "scaling": Entry(0),
 }

@@ -130,7 +130,7 @@ def run(sitting: Sitting) -> None:
             sitting.race(case)
 
 
-SUITE = Suite("inference", __doc__, run, repeats=(5, 20))
+SUITE = Suite("inference", __doc__, run, repeats=(3, 20))
 
 if __name__ == "__main__":
     sys.exit(SUITE.main(sys.argv[1:]))

@@ -220,7 +220,10 @@ SCORES = (
     "paper_dice",
     "paper_iou",
 )
-CURVE = ("labelled_patients", "source", "synthetic", "seeds", "dice", "dice_low", "dice_high", "dice_difference")
+CURVE = (
+    *("labelled_patients", "source", "synthetic", "seeds", "dice", "dice_low", "dice_high"),
+    *("dice_difference", "dice_difference_low", "dice_difference_high"),
+)
 COST = ("network", "device", "parameters", "epochs", "seconds_per_epoch", "hours", "memory_gib", "images_per_second")
 PAPER = {"table3": SCORES, "table4": COST, "table5": SCORES, "learning_curve": CURVE}
 """Columns of the experiment's tables that the page shows."""

@@ -4,7 +4,8 @@ Files: `images.npy` (N, size, size) float16 in [-1, 1]; `labels.npy` (N, size, s
 slice; `store.json`, what the store was built from and how. docs/slice-store.md describes every field.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -135,13 +136,25 @@ class _NpyWriter:
         np.lib.format.write_array_header_1_0(self.file, header)
 
     def append(self, array: NDArray) -> None:
-        self.file.write(np.ascontiguousarray(array, self.dtype).data)
+        with self._abandoned_on_error():
+            self.file.write(np.ascontiguousarray(array, self.dtype).data)
         self.count += len(array)
 
     def close(self) -> None:
-        self.file.seek(0)
-        self._header()
-        self.file.close()
+        with self._abandoned_on_error():
+            self.file.seek(0)
+            self._header()
+            self.file.close()
+
+    @contextmanager
+    def _abandoned_on_error(self) -> Iterator[None]:
+        """Close the file where it can't be written: Python would try again when it is forgotten, and print that."""
+        try:
+            yield
+        except OSError:
+            with suppress(OSError):
+                self.file.close()
+            raise
 
 
 class StoreWriter:

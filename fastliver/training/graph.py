@@ -100,6 +100,7 @@ class CudaRecorder:
                 generator.graphsafe_set_state(random)
                 with suppress(RuntimeError):  # when it ended as it should, and only `work` failed
                     torch._C._cuda_endAllocateToPool(number, pool)
+                    torch._C._cuda_releasePool(number, pool)
                 raise
 
     def replay(self) -> None:

@@ -162,7 +162,8 @@ def _look(noted: list[tuple[int, StepResult]], guard: Guard, last_good: str, ran
     for (number, result), row in zip(noted, values, strict=True):
         shared = result.with_values(row)
         faults = {name: (value == 1).float() for name, value in shared.faults.items()}
-        guard.watch(number, StepResult(shared.losses, faults))
+        if ranks.is_main:  # who alone checks, and forgets
+            guard.watch(number, StepResult(shared.losses, faults))
     noted.clear()
     ranks.only(lambda: guard.check(last_good))
     return {name: float(value) for name, value in shared.losses.items()}

@@ -278,6 +278,7 @@ def test_a_recording_that_fails_leaves_stream_allocator_and_random_numbers_as_th
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
     monkeypatch.setattr(torch.cuda, "default_generators", [random])
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda device, pool: log.append("released"), raising=False)
 
     def work() -> None:
         raise RuntimeError("not permitted")
@@ -285,4 +286,4 @@ def test_a_recording_that_fails_leaves_stream_allocator_and_random_numbers_as_th
     with pytest.raises(RuntimeError, match="invalidated" if broken_off else "not permitted"):
         CudaRecorder(CUDA).record(work)
     assert fake.current is main
-    assert log == ["before", (0, "pool")]
+    assert log == ["before", (0, "pool"), *(["released"] if broken_off else [])]

@@ -14,6 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from fastliver.data.orientation import LPS_FROM_RAS, farthest_apart, to_display
+from fastliver.data.series import offer_skipping
 from fastliver.data.study import Modality, Study, Volume
 from fastliver.errors import InputError
 
@@ -122,9 +123,12 @@ def load_nifti(path: Path, dtype: type | None = None) -> tuple[NDArray[Any], NDA
 
 def _turned(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64], bool]:
     """A file's voxels (D, H, W) in display orientation, their affine there, and whether the file says how they lie."""
-    voxels, affine, oriented = load_nifti(path, np.float32)
+    try:
+        voxels, affine, oriented = load_nifti(path, np.float32)
+    except InputError as error:
+        raise offer_skipping(error) from error
     if not np.isfinite(voxels).all():
-        raise InputError(f"{path}: holds values that are not finite; repair the file")
+        raise InputError(f"{path}: holds values that are not finite; repair the file or add --skip-bad")
     try:
         (turned,), affine = to_display([voxels], affine)
     except ValueError as error:

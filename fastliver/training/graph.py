@@ -155,7 +155,11 @@ class StepGraph:
         except RuntimeError as error:
             if self.required:
                 raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            # Ending what CUDA broke off raises another error, which says nothing of the operation that broke it.
+            first: BaseException = error
+            while first.__context__ is not None:
+                first = first.__context__
+            reason = (str(first).splitlines() or [type(first).__name__])[0]
             self.tell(f"no CUDA graph: recording the step failed ({reason}); going on without, which is slower")
             self.recorder = None
             self._drop_gradients()

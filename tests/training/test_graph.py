@@ -93,6 +93,14 @@ def test_a_recording_that_fails_is_told_and_training_goes_on_unless_a_graph_was_
     assert "no CUDA graph" in told[0] and "(operation not permitted)" in told[0]
 
 
+def test_the_operation_that_broke_a_recording_is_named_and_not_the_error_of_ending_it():
+    step, told = Counting(), []
+    last = RuntimeError("operation failed due to a previous error during capture")
+    last.__context__ = RuntimeError("item() is not permitted")
+    StepGraph(step, [step.optimizer], StandIn(last), 0, False, told.append)()
+    assert "(item() is not permitted)" in told[0]
+
+
 @pytest.mark.parametrize("kind", ["essnet", "cyclegan", "unet"])
 def test_a_training_with_a_graph_is_the_training_without(kind, make_essnet, make_unet):
     makers = {

@@ -28,12 +28,14 @@ class Builder:
     Attributes:
         config: the run's settings.
         ranks: the processes that train together.
+        distributed: whether steps are carried out as several ranks do; it outlives `alone`, whose steps cost the same.
         plans: how each training fits the GPU's memory, by its name; without one it trains plainly.
         tell: takes messages to the user.
     """
 
     config: TrainConfig
     ranks: Ranks
+    distributed: bool = False
     plans: Mapping[str, MemoryPlan] = field(default_factory=dict)
     tell: Callable[[str], None] = print
 
@@ -93,7 +95,7 @@ class Builder:
         set_checkpoint_blocks(network, plan is not None and plan.checkpoint_blocks)
         precision = Precision.of(engine.precision if plan is None else plan.precision, ranks.device)
         parallel = plan is None or plan.is_roomy
-        return Execution(precision, engine.graph, ranks.wrap, not ranks.alone, parallel, self.tell)
+        return Execution(precision, engine.graph, ranks.wrap, self.distributed, parallel, self.tell)
 
     def _seed_dropout(self, seed: int) -> None:
         """Let torch's random numbers, alike so far to give all ranks the same weights, go each rank's own way.

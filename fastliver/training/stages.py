@@ -88,7 +88,7 @@ class Run:
     @property
     def builder(self) -> Builder:
         """What makes its trainers."""
-        return Builder(self.config, self.ranks, self.plans, self.console.print)
+        return Builder(self.config, self.ranks, not self.ranks.alone, self.plans, self.console.print)
 
     # EssNet
 

@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from fastliver.byte_sizes import GIB
 from fastliver.config import EngineConfig, TrainConfig
 from fastliver.errors import InputError
+from fastliver.models import UNet
 from fastliver.train import choose_device
 from fastliver.training import estimate, memory_plan, stages
 from fastliver.training.distributed import Ranks
 from fastliver.training.estimate import memory_lines, plan_run, seconds_per_step, workloads
+from fastliver.training.graph import wants_graph
 from fastliver.training.loop import TrainingTime
 from fastliver.training.memory import StepMemory, Workload
 from fastliver.training.memory_plan import DeviceMemory
@@ -196,3 +199,22 @@ def test_a_learning_curves_trainings_are_counted_and_no_shorter(monkeypatch):
         f"unet-essnet-714{count}-seed0": 300 * 561 for count in counts
     }
     assert found.unet == 0.5 * 3 * 300 * (204 + 561)
+
+
+def test_steps_timed_for_several_ranks_are_none_of_a_graph_and_a_graph_asked_for_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GeForce RTX 2060")
+    for count, choice in ((1, "auto"), (2, "auto"), (2, "on")):
+        config = TrainConfig(engine=EngineConfig(graph=choice, precision="fp32"))
+        ranks = Ranks(count=count, device=torch.device("cuda", 0))
+        run: Any = Run(config, None, None, Console(), ranks, None)  # type: ignore[arg-type]
+        builder = run.builder.alone()
+        assert builder.ranks.alone
+        execution = builder._execution("unet", UNet(1))
+        if choice == "on":
+            with pytest.raises(InputError, match="--graph=on: .* over ranks yet"):
+                wants_graph(execution)
+        else:
+            assert wants_graph(execution) is (count == 1)

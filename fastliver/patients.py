@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,43 +95,67 @@ def check_results(source: Path, out: Path, cases: Sequence[Case], result: Callab
                 raise InputError(f"{path}: would be replaced by its own result; choose another --out")
 
 
-def claim(folder: Path, made_with: dict[str, Any], results: Iterable[Path], force: bool) -> None:
-    """Note what the results in a folder are made with, so that what is there already can be told from others'.
+def claim(folder: Path, made_with: dict[str, Any], results: Sequence[tuple[Case, Sequence[Path]]], force: bool) -> None:
+    """Note what the results in a folder are made with and from, so that what is there already can be told from others'.
 
     Args:
         folder: of results.
         made_with: what decides how they look.
-        results: what this command writes of all patients, whichever process does.
+        results: what this command writes of each patient, whichever process does.
         force: others' results give way; they are removed at once, for what isn't reached must not pass for these.
 
     Raises:
         InputError: when it holds others', and `force` is off.
     """
     path = folder / RECORD
-    if not path.exists():
-        there = next((result for result in results if result.exists()), None)
-        if there is not None and not force:
-            raise InputError(
-                f"{there}: is there already, and no {RECORD} beside it says what made it; choose another --out, or "
-                "replace it with --force"
-            )
-        write_json(path, made_with)
-        return
-    try:
-        before = dict(read_json(path))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: no valid JSON object ({error}); delete it, or choose another --out") from error
-    differing = next((name for name, value in made_with.items() if before.get(name) != value), None)
-    if differing is None:
-        return
-    if not force:
+    before = _read_record(path)
+    known = before.get("made_from", {})
+    made_from = {paths[-1].name: str(_source(case)) for case, paths in results if case.study.paths}
+    differing = next((name for name, value in made_with.items() if before and before.get(name) != value), None)
+    if differing is not None and not force:
         raise InputError(
             f"{folder}: holds results made with {differing} {before.get(differing)}, not {made_with[differing]}; "
             "choose another --out, or make them again with --force"
         )
-    for result in results:
-        remove(result)
-    write_json(path, made_with)
+    for _, paths in results:
+        name, there = paths[-1].name, next((path for path in paths if path.exists()), None)
+        if there is None:
+            continue
+        if not before and not force:
+            raise InputError(
+                f"{there}: is there already, and no {RECORD} beside it says what made it; choose another --out, or "
+                "replace it with --force"
+            )
+        of_another = name in made_from and known.get(name, made_from[name]) != made_from[name]
+        if of_another and not force:
+            raise InputError(
+                f"{there}: was made from {known[name]}, not from {made_from[name]}; choose another --out, or "
+                "replace it with --force"
+            )
+        if before and (of_another or differing is not None):
+            for result in paths:
+                remove(result)
+    record = {**made_with, "made_from": {**known, **made_from}}
+    if record != before:
+        write_json(path, record)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """The note that `claim` made; empty where there is none."""
+    if not path.exists():
+        return {}
+    try:
+        record = dict(read_json(path))
+        dict(record.get("made_from", {}))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: no valid JSON object ({error}); delete it, or choose another --out") from error
+    return record
+
+
+def _source(case: Case) -> Path:
+    """A NIfTI file, or the folder of a series."""
+    first = case.study.paths[0].resolve()
+    return first if case.format == "nifti" else first.parent
 
 
 def all_of(*works: Callable[[], None]) -> None:

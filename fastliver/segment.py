@@ -203,7 +203,9 @@ def main(arguments: Sequence[str]) -> None:
     for folder in filter(None, (segmenter.out, segmenter.probability)):
         check_results(Path(options.mr), folder, cases, partial(segmenter.result, out=folder))
         if ending_of(folder) is None:
-            claim(folder, segmenter.made_with, (segmenter.result(case, folder) for case in cases), options.force)
+            claim(
+                folder, segmenter.made_with, [(case, [segmenter.result(case, folder)]) for case in cases], options.force
+            )
     passes = len(segmenter.networks)
     work_through(shard.part(cases), segmenter.finished, segmenter, console, passes)
 

@@ -285,6 +285,11 @@ def check(options: Namespace) -> None:
         )
 
 
+def real_name(case: Case) -> str:
+    """What a real MR is called in an nnU-Net data set."""
+    return f"real_{case.name}"
+
+
 def add_real(cases: Sequence[Case], out: Path, force: bool, console: Console) -> None:
     """Put labelled real MR into an nnU-Net data set, as cases called real_<case>."""
 
@@ -295,13 +300,12 @@ def add_real(cases: Sequence[Case], out: Path, force: bool, console: Console) ->
                 f"{volume.sources[0]}: this series has no label, which nnU-Net learns from; name labelled MR with "
                 "--with-real, or leave it out"
             )
-        case = nnunet.write_case(out, name(work.case), volume.image, volume.label, volume, "real MR", volume.ignored)
+        case = nnunet.write_case(
+            out, real_name(work.case), volume.image, volume.label, volume, "real MR", volume.ignored
+        )
         return f"real MR to {case}"
 
-    def name(case: Case) -> str:
-        return f"real_{case.name}"
-
-    work_through(cases, lambda case: not force and nnunet.case_paths(out, name(case))[-1].exists(), copy, console)
+    work_through(cases, lambda case: not force and nnunet.case_paths(out, real_name(case))[-1].exists(), copy, console)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -324,7 +328,8 @@ def main(arguments: Sequence[str]) -> None:
     if options.format == "store":
         write_store(synthesizer, cases, shard, console)
         return
-    results = (path for case in cases for path in (synthesizer.sheet(case), *synthesizer.results(case)))
+    results = [(case, [synthesizer.sheet(case), *synthesizer.results(case)]) for case in cases]
+    results += [(case, nnunet.case_paths(out, real_name(case))) for case in real]
     claim(out, synthesizer.made_with, results, options.force)
     try:
         all_of(

@@ -108,6 +108,28 @@ def test_force_for_a_part_leaves_no_result_of_another_model(synthesize, write_ru
         assert fastliver.load(other, "cpu").generator.version in described
 
 
+@pytest.mark.parametrize("kind", ["nifti", "nnunet"])
+def test_another_patient_of_the_same_name_is_not_taken_for_finished(synthesize, phantom, kind, tmp_path) -> None:
+    other = shutil.copytree(phantom, tmp_path / "other")
+    out = tmp_path / "Dataset501_SyntheticMR"
+    arguments = (f"--out={out}", f"--format={kind}")
+    real = (f"--with-real={phantom}",) if kind == "nnunet" else ()
+    synthesize(f"--ct={phantom}", *arguments, *real).succeeded()
+    before = files(out)
+    first = other / "Train_Sets" / "CT" / "1"
+    synthesize(f"--ct={other}", *arguments).refused("CT_1", f"was made from {phantom}", f"not from {first}", "--force")
+    assert files(out) == before
+    assert "2 of 2 were finished before" in synthesize(f"--ct={phantom}", *arguments).succeeded()
+    if real:
+        synthesize(f"--ct={phantom}", *arguments, f"--with-real={other}").refused("real_MR_1", f"not from {other}")
+    first.rename(first.with_name("3"))
+    shutil.rmtree(first.with_name("2"))
+    synthesize(f"--ct={other}", *arguments).succeeded()
+    after = files(out)
+    assert after.keys() > before.keys(), "of another name they may lie side by side"
+    assert "2 of 2 were finished before" in synthesize(f"--ct={phantom}", *arguments).succeeded()
+
+
 def test_what_others_left_there_is_not_taken_for_results(synthesize, phantom, ct_nifti, tmp_path) -> None:
     foreign = tmp_path / "out" / "CT_1.nii.gz"
     foreign.parent.mkdir()

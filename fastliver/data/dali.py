@@ -1,7 +1,7 @@
 """Slices through NVIDIA DALI: one graph for a CPU and a GPU.
 
 The bytes of a file become samples, are clipped while they are still integers, resized, mapped to [-1, 1], padded and
-rounded to half precision; labels take the same geometry with nearest neighbour. On a CPU this is the tested twin of
+rounded to half precision; labels take the same geometry and filter. On a CPU this is the tested twin of
 `slices.py`, which is faster there (see pipeline.py). The road over a GPU is this graph with another `device_id`; it has
 not run on one yet.
 """
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fastliver.data.intensity import IntensityRule, StoredWindow, ValueCounts
 from fastliver.data.pixels import ImageFile, PixelFormat, codestreams, decode, raw_pixels
-from fastliver.data.resize import BACKGROUND, Fit
+from fastliver.data.resize import BACKGROUND, MORE_THAN_HALF, Fit
 from fastliver.data.series import SeriesPlan
 from fastliver.data.slices import (
     Squares,
@@ -202,6 +202,9 @@ class DaliGraphs:
             x = fn.transpose(x, perm=[1, 0, 2], transpose_layout=False) if transposed else x
             return fn.flip(x, vertical=flips[0], horizontal=flips[1])
 
+        def resized(x: Any, size: Any) -> Any:
+            return fn.resize(x, size=size, interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT)
+
         def squared(x: Any, start: Any, fill: float, dtype: Any) -> Any:
             return fn.slice(
                 x, start=start, shape=[self.size] * 2, axes=[0, 1], out_of_bounds_policy="pad", fill_values=fill,
@@ -222,13 +225,13 @@ class DaliGraphs:
             pixels = self.dali.math.clamp(pixels, low, high)
             pixels = pixels if encoding.dtype in RESIZABLE else fn.cast(pixels, dtype=types.FLOAT)
             pixels = placed(pixels, flips)
-            image = fn.resize(pixels, size=scaled, interp_type=types.INTERP_LINEAR, antialias=True, dtype=types.FLOAT)
+            image = resized(pixels, scaled)
             image = self.dali.math.clamp(image * scale + shift, -1.0, 1.0)
             image = squared(image, start, BACKGROUND, types.FLOAT16)
             if not labelled:
                 return image
             label = fn.reinterpret(others[-1].gpu() if on_gpu else others[-1], layout="HWC")
-            label = fn.resize(placed(label, flips), size=scaled, interp_type=types.INTERP_NN)
+            label = fn.cast(resized(placed(label, flips), scaled) > MORE_THAN_HALF, dtype=types.UINT8)
             return image, squared(label, start, 0, types.UINT8)
 
         built = graph()

@@ -1,4 +1,4 @@
-"""Fitting slices into a square: antialiased triangle filter with clamped edges for images, nearest for labels."""
+"""Fitting slices into a square: antialiased triangle filter with clamped edges, for images and labels alike."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 BACKGROUND = -1.0
 """What pads an image: air in CT, no signal in MR."""
+
+MORE_THAN_HALF = 0.5 + 1e-5
+"""Share of a label under the filter from which a pixel has it. A tie is background, however it is rounded."""
 
 BAND = 8
 """Rows of the triangle matrix that are multiplied together: more multiply more zeros, fewer copy more pixels."""
@@ -57,11 +60,6 @@ def resize_rows(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return (weights @ rows).reshape(-1, image.shape[1])[:size]
 
 
-def nearest_indices(size_in: int, size_out: int) -> NDArray[np.intp]:
-    """(size_out,) indices of the pixels under the new pixels' centres (torch's `nearest-exact`)."""
-    return np.minimum(((np.arange(size_out) + 0.5) * (size_in / size_out)).astype(np.intp), size_in - 1)
-
-
 @dataclass(frozen=True)
 class Fit:
     """How a slice lies in a square: scaled by its longer side in mm, then centred.
@@ -94,11 +92,15 @@ class Fit:
         return square
 
     def label(self, slices: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(D, H, W) labels -> (D, size, size)."""
-        rows = nearest_indices(self.shape[0], self.scaled[0])
-        columns = nearest_indices(self.shape[1], self.scaled[1])
-        square = np.zeros((len(slices), self.size, self.size), slices.dtype)
-        self.inside(square)[:] = slices[:, rows[:, None], columns]
+        """(D, H, W) labels, 0 and 1 -> (D, size, size): 1 where the filter sees more 1 than 0.
+
+        The nearest pixel would not do: at half the size four are as near, and to take always the same one of them
+        would shift the label against the image by half a pixel of the source.
+        """
+        square = np.zeros((len(slices), self.size, self.size), np.uint8)
+        for target, label in zip(self.inside(square), slices, strict=True):
+            if label.any():
+                target[:] = self.resize(label.astype(np.float32)) > MORE_THAN_HALF
         return square
 
     def resize(self, image: NDArray[np.float32]) -> NDArray[np.float32]:

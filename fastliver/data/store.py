@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     # A store is opened without pydicom and the decoders, which the pipeline needs.
     from fastliver.data.pipeline import PreparedStudy
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from fastliver.data.dicom import find_studies
 from fastliver.data.intensity import IntensityRule, StoredWindow
 from fastliver.data.pipeline import Pipeline, PreparedStudy
 from fastliver.data.pixels import codestreams, read_image_file
-from fastliver.data.resize import Fit, nearest_indices, triangle_matrix
+from fastliver.data.resize import Fit, triangle_matrix
 from fastliver.data.series import plan_series, read_series
 from fastliver.data.study import Study
 from fastliver.errors import InputError
@@ -160,9 +160,13 @@ def expected(study: Study, rule: IntensityRule) -> tuple[np.ndarray, np.ndarray]
     fit = Fit.of(volume.shape[1:], plan.spacing[1:], SIZE)
     placed = np.zeros((len(volume), SIZE, SIZE), np.uint8)
     if labels:
-        rows, columns = (nearest_indices(*sides) for sides in zip(fit.shape, fit.scaled, strict=True))
-        inside_of(placed, fit)[:] = np.stack(labels)[:, rows[:, None], columns]
+        down, across = filters(fit)
+        inside_of(placed, fit)[:] = down @ np.stack(labels).astype(float) @ across.T > 0.5 + 1e-9
     return squares(volume, rule, fit), placed
+
+
+def filters(fit: Fit) -> list[np.ndarray]:
+    return [triangle_matrix(*sides).astype(float) for sides in zip(fit.shape, fit.scaled, strict=True)]
 
 
 def inside_of(square: np.ndarray, fit: Fit) -> np.ndarray:
@@ -173,7 +177,7 @@ def inside_of(square: np.ndarray, fit: Fit) -> np.ndarray:
 def squares(volume: np.ndarray, rule: IntensityRule, fit: Fit) -> np.ndarray:
     low, high = (rule.low, rule.high) if rule.modality == "CT" else np.percentile(volume, [rule.low, rule.high])
     windowed = np.clip((volume - low) / (high - low), 0, 1) * 2 - 1 if high > low else np.full(volume.shape, -1.0)
-    down, across = (triangle_matrix(*sides).astype(float) for sides in zip(fit.shape, fit.scaled, strict=True))
+    down, across = filters(fit)
     images = np.full((len(volume), SIZE, SIZE), -1.0)
     inside_of(images, fit)[:] = down @ windowed @ across.T
     return images

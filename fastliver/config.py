@@ -3,6 +3,7 @@
 What a setting does is the help text of its field, which `python -m fastliver.train --help` shows under its option.
 """
 
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -30,6 +31,11 @@ class DataConfig:
     mr: str | None = option(None, "MR: CHAOS MR folder, nnU-Net raw data set or DICOM folder")
     mr_sequence: Literal["t2-spir", "t1-in", "t1-out"] = option("t2-spir", "which CHAOS MR sequence")
     liver_label: str | None = option(None, "name or number of the liver in dataset.json, if it isn't called liver")
+    patient_pattern: str | None = option(
+        None,
+        "regular expression for what names the patient in an nnU-Net case's name, such as ^[^_]+, where patients have "
+        "several cases; none: each case is a patient of its own",
+    )
     skip_bad: bool = option(False, "leave out files that can't be read, and count them in the report")
     image_size: int = option(256, "side of the square slices in pixels, a multiple of 16", 32)
     ct_window: tuple[float, float] = option((-160.0, 240.0), "HU that map to -1 and 1")
@@ -41,7 +47,9 @@ class ExperimentConfig:
     """What is trained, on which slices, and how often."""
 
     split: Literal["patient", "paper"] = option(
-        "patient", "patient: no patient is trained and tested on; paper: by slice, 350/58 of 408"
+        "patient",
+        "patient: no patient is trained and tested on (of nnU-Net data see --patient-pattern); paper: by slice, 350/58 "
+        "of 408",
     )
     test_fraction: float = option(58 / 408, "share of MR patients (or slices) held out for testing", 0)
     segmentor: bool = option(True, "train EssNet's segmentor; without it EssNet is a CycleGAN")
@@ -91,6 +99,12 @@ class UNetConfig:
     """The U-Net and its training."""
 
     epochs: int = option(300, "epochs", 1)
+    epoch_slices: int | None = option(
+        None,
+        "slices in an epoch of every U-Net, so that all take as many steps; none, as in the paper: each of its slices "
+        "once, so that synthetic images make a training longer",
+        1,
+    )
     batch: int = option(2, "images in a step", 1)
     lr: float = option(1e-4, "Adam's learning rate", 0)
     channels: int = option(64, "width of the first level", 1)
@@ -184,6 +198,13 @@ class TrainConfig:
                 f"--labelled-patients={self.experiment.labelled_patients}: --split paper deals out slices, whoever's "
                 "they are; add --split patient, or leave the option out"
             )
+        if self.data.patient_pattern is not None:
+            try:
+                re.compile(self.data.patient_pattern)
+            except re.error as error:
+                raise InputError(
+                    f"--patient-pattern={self.data.patient_pattern}: no regular expression ({error})"
+                ) from error
         self.engine.profile_steps()
         self.engine.memory_bytes()
 

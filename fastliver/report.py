@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 from jsonargparse import ArgumentParser
+from numpy.typing import NDArray
 from rich.console import Console
 
-from fastliver.cli import run_command
+from fastliver.cli import read_settings, run_command
+from fastliver.config import TrainConfig, flatten, unflatten
 from fastliver.data.store import SliceStore
 from fastliver.errors import InputError
 from fastliver.inference.features import FeatureNetwork
 from fastliver.metrics.realism import frechet_distance, kernel_distance
 from fastliver.reporting import build_report, print_tables
 from fastliver.run_folder import RunFolder
+from fastliver.training.prepare import split_mr
 from fastliver.training.progress import bar
 
 
@@ -63,7 +66,7 @@ def open_mr_store(run: RunFolder, given: str | None) -> SliceStore:
 
 
 def measure_features(run: RunFolder, network: FeatureNetwork, mr: SliceStore, console: Console) -> None:
-    """Write FID and KID of each set of synthetic images against the real MR's slices with liver.
+    """Write FID and KID of each set of synthetic images against the real MR slices that the run learned from.
 
     Raises:
         InputError: when the run has no synthetic images.
@@ -75,14 +78,17 @@ def measure_features(run: RunFolder, network: FeatureNetwork, mr: SliceStore, co
             "--stage synthesize"
         )
 
-    def features(store: SliceStore, title: str) -> np.ndarray:
-        images = store.images[store.liver_slices()]
+    def features(store: SliceStore, slices: NDArray[np.intp], title: str) -> np.ndarray:
+        images = store.images[slices]
         with bar(console, title, len(images)) as progress:
             return network(images, progress.update)
 
-    real = features(mr, "features of real MR")
+    # A run of an earlier version lacks settings that say nothing of the split.
+    config = unflatten({**flatten(TrainConfig()), **read_settings(run.config)})
+    real = features(mr, split_mr(config.experiment, mr).train, "features of real MR")
     for job in jobs:
-        synthetic = features(SliceStore.open(run.synthetic(job)), f"features of {job}'s MR")
+        store = SliceStore.open(run.synthetic(job))
+        synthetic = features(store, store.liver_slices(), f"features of {job}'s MR")
         if min(len(real), len(synthetic)) < 2:
             raise InputError(f"{mr.path}: FID and KID need two slices or more of each kind")
         kid, deviation = kernel_distance(synthetic, real)

@@ -1,6 +1,7 @@
 """NIfTI in nnU-Net's raw layout: `imagesTr`, `labelsTr` and `dataset.json`."""
 
 import json
+import re
 import zlib
 from collections.abc import Sequence
 from functools import partial
@@ -181,11 +182,20 @@ def read_case(image: Path, label: Path | None, liver: Sequence[int], ignored: Se
     )
 
 
-def find_studies(folder: Path, modality: Modality, liver_label: str | None) -> list[Study]:
+def find_studies(
+    folder: Path, modality: Modality, liver_label: str | None, patient_pattern: str | None = None
+) -> list[Study]:
     """The training cases of an nnU-Net data set; without a `labelsTr` folder they are unlabelled.
 
+    Args:
+        folder: the data set's.
+        modality: what is wanted of it.
+        liver_label: name or number of the liver, if it isn't called liver.
+        patient_pattern: regular expression for the patient in a case's name; None for one patient a case.
+
     Raises:
-        InputError: for a data set of another modality, without images or without a liver label.
+        InputError: for a data set of another modality, without images or without a liver label, or a case whose name
+            doesn't match.
     """
     description = _description(folder)
     channel = _channel(folder, description, modality)
@@ -205,7 +215,7 @@ def find_studies(folder: Path, modality: Modality, liver_label: str | None) -> l
         studies.append(
             Study(
                 modality=modality,
-                patient=case,
+                patient=_patient(case, patient_pattern, image),
                 series=image.name,
                 paths=(image, *([label] if label and label.exists() else [])),
                 labelled=labelled,
@@ -217,3 +227,15 @@ def find_studies(folder: Path, modality: Modality, liver_label: str | None) -> l
     if not studies:
         raise InputError(f"{folder / 'imagesTr'}: no files called *{suffix}; check file_ending and the file names")
     return studies
+
+
+def _patient(case: str, pattern: str | None, image: Path) -> str:
+    """The part of a case's name that is the patient's."""
+    if pattern is None:
+        return case
+    found = re.search(pattern, case)
+    if not found or not found.group():
+        raise InputError(
+            f"{image}: --patient-pattern={pattern} finds no patient in the case's name {case}; correct the pattern"
+        )
+    return found.group()

@@ -18,6 +18,7 @@ class Source:
         mr_sequence: which sequence of a CHAOS tree.
         liver_label: name or number of the liver in an nnU-Net data set that calls it something else.
         skip_bad: leave out files that can't be read, instead of raising.
+        patient_pattern: regular expression for the patient in the name of an nnU-Net case; None for one patient a case.
     """
 
     path: Path
@@ -25,6 +26,7 @@ class Source:
     mr_sequence: chaos.Sequence = "t2-spir"
     liver_label: str | None = None
     skip_bad: bool = False
+    patient_pattern: str | None = None
 
     def studies(self) -> list[Study]:
         """Every study in the folder, in order; all labelled or none.
@@ -47,7 +49,7 @@ class Source:
 
     def _find(self) -> list[Study]:
         if nifti.is_dataset(self.path):
-            return nifti.find_studies(self.path, self.modality, self.liver_label)
+            return nifti.find_studies(self.path, self.modality, self.liver_label, self.patient_pattern)
         folder = chaos.modality_folder(self.path, self.modality)
         if folder is not None:
             return chaos.find_studies(folder, self.modality, self.mr_sequence, self.skip_bad)

@@ -67,8 +67,8 @@ def frechet_distance(first: NDArray[np.floating], second: NDArray[np.floating]) 
 def kernel_distance(first: NDArray[np.floating], second: NDArray[np.floating], seed: int = 0) -> tuple[float, float]:
     """KID: mean and standard deviation of the unbiased squared MMD over subsets (Binkowski et al. 2018).
 
-    The kernel is (x.y / D + 1)^3. Subsets have 1,000 features, or as many as the smaller set has; then they are whole
-    and the deviation is 0.
+    The kernel is (x.y / D + 1)^3. Subsets have 1,000 features. Where a set has no more, both are taken whole, once, and
+    the deviation is 0.
 
     Args:
         first: (N, D) features, N at least 2.
@@ -76,12 +76,13 @@ def kernel_distance(first: NDArray[np.floating], second: NDArray[np.floating], s
         seed: of the choice of subsets.
     """
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    size = min(KID_SUBSET_SIZE, len(a), len(b))
+    size = KID_SUBSET_SIZE
+    if min(len(a), len(b)) <= size:
+        return _squared_mmd(a, b), 0.0
     rng = np.random.default_rng(seed)
-    rounds = 1 if size == len(a) == len(b) else KID_SUBSETS
     values = [
         _squared_mmd(a[rng.choice(len(a), size, replace=False)], b[rng.choice(len(b), size, replace=False)])
-        for _ in range(rounds)
+        for _ in range(KID_SUBSETS)
     ]
     return float(np.mean(values)), float(np.std(values))
 
@@ -90,6 +91,5 @@ def _squared_mmd(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     def kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
         return (x @ y.T / x.shape[1] + 1) ** 3
 
-    n = len(a)
-    within = sum((k.sum() - np.trace(k)) / (n * (n - 1)) for k in (kernel(a, a), kernel(b, b)))
+    within = sum((k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (kernel(a, a), kernel(b, b)))
     return float(within - 2 * kernel(a, b).mean())

@@ -1,4 +1,4 @@
-"""The two ways the paper's networks start."""
+"""The ways the paper's networks start."""
 
 import torch.nn as nn
 
@@ -20,3 +20,10 @@ def init_he_normal(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, 0.0, std, -2 * std, 2 * std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def init_glorot_uniform(layer: nn.Conv2d) -> None:
+    """Keras's default, which its U-Net leaves to the output layer: uniform of variance 2 / (fan_in + fan_out)."""
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fastliver.models.conv import Conv3x3
-from fastliver.models.initialise import init_he_normal
+from fastliver.models.initialise import init_glorot_uniform, init_he_normal
 
 
 class DoubleConv(nn.Module):
@@ -63,6 +63,7 @@ class UNet(nn.Module):
         self.head_relu = head_relu
         self.checkpoint_blocks = False
         self.apply(init_he_normal)
+        init_glorot_uniform(self.out)
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 1, H, W) in [-1, 1], H and W multiples of 16 -> liver logits (N, 1, H, W)."""

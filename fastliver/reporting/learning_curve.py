@@ -26,6 +26,7 @@ def learning_curve_table(run: RunFolder) -> Table | None:
         Column("Training images", ("source", "arrangement", "synthetic"), numeric=False),
         Column("Real slices", ("real_fewest", "real_most")),
         Column("Seeds", ("seeds",)),
+        Column("Steps", ("steps",)),
         *SCORES,
     )
     rows = [
@@ -34,6 +35,7 @@ def learning_curve_table(run: RunFolder) -> Table | None:
             Cell(_name(group), (group.source, group.arrangement, group.synthetic)),
             _real(group),
             count_cell(len(group.runs)),
+            count_cell(group.steps),
             *score_cells(group, _base(group, groups)),
         )
         for group in groups

@@ -40,6 +40,11 @@ class Group:
         return int(self.runs[0]["synthetic"])
 
     @property
+    def steps(self) -> int | None:
+        """Training steps of each."""
+        return self.runs[0].get("steps")
+
+    @property
     def label(self) -> str:
         """The training set as the paper names it, with this run's counts."""
         return f"Combined ({self.real + self.synthetic})" if self.synthetic else f"Real only ({self.real})"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from fastliver.reporting import paper
-from fastliver.reporting.results import SOURCES, Group, difference, find, load_groups, mean
+from fastliver.reporting.results import SOURCES, Group, difference, find, load_groups
 from fastliver.reporting.table import (
     BLANK,
     Cell,
@@ -47,6 +47,14 @@ def seeds_note(groups: list[Group]) -> str:
     return "Mean over seeds ± half the 95 % t-interval (none where there is one seed); Δ is paired by seed."
 
 
+def _patients_cell(scores: list[float]) -> Cell:
+    """The mean over patients, with the lowest and the highest."""
+    if not scores:
+        return Cell(BLANK, (None, None, None))
+    found = (sum(scores) / len(scores), min(scores), max(scores))
+    return Cell("{:.4f} ({:.2f} to {:.2f})".format(*found), found)
+
+
 def _fraction_note(groups: list[Group]) -> str:
     counts = {group.arrangement: group.synthetic for group in groups}
     fewer = [f"{here:,} for the paper's {theirs:,}" for theirs, here in counts.items() if here != theirs]
@@ -63,9 +71,10 @@ def segmentation_table(run: RunFolder) -> Table | None:
         Column("Training images", ("training_images",), numeric=False),
         Column("Synthetic", ("source", "arrangement", "real", "synthetic"), numeric=False),
         Column("Seeds", ("seeds",)),
+        Column("Steps", ("steps",)),
         *SCORES,
         Column("Dice per slice", ("dice_per_slice_mean", "dice_per_slice_std")),
-        Column("Dice per patient", ("dice_per_patient_mean",)),
+        Column("Dice per patient", ("dice_per_patient_mean", "dice_per_patient_lowest", "dice_per_patient_highest")),
         Column("AUC", ("auc",)),
         *_PAPER_SCORES,
     )
@@ -77,9 +86,10 @@ def segmentation_table(run: RunFolder) -> Table | None:
                 (group.source, group.arrangement, group.real, group.synthetic),
             ),
             count_cell(len(group.runs)),
+            count_cell(group.steps),
             *score_cells(group, base),
             spread_cell(group.mean("dice_per_slice_mean"), group.mean("dice_per_slice_std")),
-            number_cell(mean(list(group.patients("dice_per_patient").values()))),
+            _patients_cell(list(group.patients("dice_per_patient").values())),
             number_cell(group.mean("auc")),
             *_paper_scores(group),
         )
@@ -87,7 +97,8 @@ def segmentation_table(run: RunFolder) -> Table | None:
     ]
     note = (
         f"{seeds_note(groups)} Dice and IoU are pooled over the pixels of all test slices with liver, Δ is against "
-        f"real only, per slice is mean ± standard deviation.{_fraction_note(groups)}"
+        f"real only, per slice is mean ± standard deviation, per patient the mean, the lowest and the highest."
+        f"{_fraction_note(groups)}"
     )
     return Table("segmentation", "Segmentation by training set (the paper's Table 3)", note, columns, tuple(rows))
 
@@ -117,5 +128,8 @@ def ablation_table(run: RunFolder) -> Table | None:
         )
         for group in kept
     ]
-    note = f"CycleGAN is EssNet trained without its segmentor. {seeds_note(kept)}"
+    note = (
+        f"CycleGAN is EssNet trained without its segmentor. {seeds_note(kept)} Each of the two was trained once: no "
+        "interval here covers the chance in their own training."
+    )
     return Table("ablation", "Ablation: without the segmentor (the paper's Table 5)", note, columns, tuple(rows))

@@ -31,9 +31,9 @@ def _short(change: Estimate) -> str:
         side = "higher" if change.mean > 0 else "lower" if change.mean < 0 else "the same"
         return f"Dice is {side} with it here; without an interval that settles nothing."
     if change.low > 0:
-        return "Yes, on these patients: Dice rose by more than chance in training explains."
+        return "Yes, on these patients: Dice rose by more than chance in the U-Nets' training explains."
     if change.high < 0:
-        return "No, on these patients: Dice fell by more than chance in training explains."
+        return "No, on these patients: Dice fell by more than chance in the U-Nets' training explains."
     return "Not shown: the interval of the change includes zero."
 
 
@@ -56,7 +56,11 @@ def _patients(combined: Group, base: Group) -> str:
     if not common:
         return ""
     higher = sum(after[patient] > before[patient] for patient in common)
-    return f"By patient, Dice is higher for {higher} of the {len(common)} tested on."
+    ranges = " and ".join(
+        f"from {min(part.values()):.2f} to {max(part.values()):.2f} {name}"
+        for part, name in ((before, "with real images only"), (after, "combined"))
+    )
+    return f"By patient, Dice runs {ranges}; it is higher combined for {higher} of the {len(common)} tested on."
 
 
 def answer(run: RunFolder) -> Answer:
@@ -84,7 +88,10 @@ def answer(run: RunFolder) -> Answer:
         _patients(combined, base),
     ]
     if change.low is not None:
-        sentences.append("The interval covers the chance in training, not the choice of patients.")
+        sentences.append(
+            "The interval covers the chance in the U-Nets' training, with the synthetic images of one network: neither "
+            "the chance in that one's, nor the choice of patients."
+        )
     theirs, start = paper.scores(combined.source, combined.arrangement), paper.SEGMENTATION[0]
     if theirs:
         sentences.append(
@@ -94,7 +101,7 @@ def answer(run: RunFolder) -> Answer:
 
 
 def caveats(run: RunFolder) -> list[Caveat]:
-    """What weakens the results: U-Nets that learned nothing, the split, too few patients, files not read."""
+    """What weakens the results: U-Nets that learned nothing or longer, the split, few patients, files not read."""
     data = run.read_result("data")
     if data is None:
         return []
@@ -109,6 +116,15 @@ def caveats(run: RunFolder) -> list[Caveat]:
         for name, group in trained
         if 0.0 in group.scores("dice").values()
     ]
+    base, combined = find(load_groups(run), "real"), shown(load_groups(run))
+    if base and combined and base.steps and combined.steps and base.steps != combined.steps:
+        found.append(
+            Caveat(
+                f"The U-Nets took {base.steps:,} steps on real images alone and {combined.steps:,} on combined ones, "
+                "as an epoch shows each image once: part of a change can be the longer training. "
+                "--unet-epoch-slices gives all as many steps."
+            )
+        )
     split = data["split"]
     if split["warning"]:
         found.append(Caveat(split["warning"]))

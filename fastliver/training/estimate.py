@@ -13,7 +13,7 @@ from fastliver.data.splits import synthetic_count
 from fastliver.errors import InputError
 from fastliver.training import checkpoint
 from fastliver.training.graph import WARM_UP
-from fastliver.training.jobs import synthesis_jobs, unet_jobs
+from fastliver.training.jobs import epoch_slices, synthesis_jobs, unet_jobs
 from fastliver.training.memory import Workload
 from fastliver.training.memory_plan import DeviceMemory, MemoryPlan, cap_allocators, plan_memory, release
 from fastliver.training.precision import Precision
@@ -107,12 +107,9 @@ def _essnet_seconds(run: Run, size: int, device: torch.device) -> float:
 def _unet_seconds(run: Run, size: int, device: torch.device) -> float:
     config = run.config.unet
     batch = config.batch * run.ranks.count
-    available = len(run.data.ct.liver_slices())
     steps = 0
     for job in unet_jobs(run.config):
-        # However few the labelled patients: an epoch is as long as with all of them.
-        images = len(run.data.split.train) + synthetic_count(job.arrangement, available)
-        steps += _steps_left(run, job.name, -(-images // batch) * config.epochs)
+        steps += _steps_left(run, job.name, -(-epoch_slices(run.config, job, run.data) // batch) * config.epochs)
     if not steps:
         return 0.0
     seconds = steps * seconds_per_step(run.builder.alone().unet(0, _noise(config.batch, size, device)), device)

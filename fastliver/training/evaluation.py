@@ -20,7 +20,8 @@ def dice_by_slice(probability: NDArray[np.float32], store: SliceStore, split: Sp
 def score(probability: NDArray[np.float32], store: SliceStore, split: Split) -> dict[str, Any]:
     """Every score of the report.
 
-    Pooled and per-slice scores are on test slices with liver; those per patient on all slices of the patient.
+    Pooled and per-slice scores are on test slices with liver; those per patient on all slices of the patient, who must
+    be held out whole: a split by slice has none.
 
     Args:
         probability: (len(split.test_volume), H, W), in that order.
@@ -37,7 +38,8 @@ def score(probability: NDArray[np.float32], store: SliceStore, split: Split) -> 
     pooled = liver.pooled()
     per_slice, per_slice_iou = dice(liver), iou(liver)
     patients = np.array([store.entries[number].patient for number in split.test_volume])
-    by_patient = {str(name): counts.select(patients == name).pooled() for name in dict.fromkeys(patients)}
+    whole = split.name == "patient"
+    by_patient = {str(name): counts.select(patients == name).pooled() for name in dict.fromkeys(patients) if whole}
     curve = roc_curve(probability[with_liver], labels[with_liver])
     return {
         "scores": {

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from fastliver.config import TrainConfig
+from fastliver.data.splits import synthetic_count
+from fastliver.training.prepare import RunData
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,10 @@ def unet_jobs(config: TrainConfig) -> list[UNetJob]:
     for seed, patients in product(seeds, config.patient_counts()):
         jobs += [UNetJob(first if count else "real", count, seed, patients) for count in config.synthetic_counts()]
     return jobs
+
+
+def epoch_slices(config: TrainConfig, job: UNetJob, data: RunData) -> int:
+    """How many slices a U-Net sees in an epoch: `--unet-epoch-slices`, or as many as it would have with all labels."""
+    if config.unet.epoch_slices is not None:
+        return config.unet.epoch_slices
+    return len(data.split.train) + synthetic_count(job.arrangement, len(data.ct.liver_slices()))

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from fastliver.config import TrainConfig
+from fastliver.config import ExperimentConfig, TrainConfig
 from fastliver.data.intensity import IntensityRule
 from fastliver.data.sources import Source
-from fastliver.data.splits import PAPER_ALL, Split, patients_of, split_by_patient, split_by_slice
+from fastliver.data.splits import Split, patients_of, split_by_patient, split_by_slice
 from fastliver.data.store import SliceStore
 from fastliver.data.store_builder import build_store
 from fastliver.data.study import Modality
@@ -65,7 +65,7 @@ def sources(config: TrainConfig, phantom: Path | None) -> tuple[Source, Source]:
     def source(modality: Modality, given: str | None) -> Source:
         path = Path(given) if given is not None else root
         assert path is not None
-        return Source(path, modality, data.mr_sequence, data.liver_label, data.skip_bad)
+        return Source(path, modality, data.mr_sequence, data.liver_label, data.skip_bad, data.patient_pattern)
 
     return source("CT", paths["ct"]), source("MR", paths["mr"])
 
@@ -94,7 +94,7 @@ def prepare(config: TrainConfig, ct: Source, mr: Source, stores: Path, console: 
             f"{ct.path}: the CT has no labels, which EssNet's segmentor learns from; add them, or train a CycleGAN "
             "with --no-segmentor"
         )
-    split = _split(config, mr_store)
+    split = split_mr(experiment, mr_store)
     _check_patients(config, mr_store, split)
     return RunData(ct_store, mr_store, split, _essnet_ct(config, ct_store))
 
@@ -109,8 +109,8 @@ def _check_patients(config: TrainConfig, store: SliceStore, split: Split) -> Non
         )
 
 
-def _split(config: TrainConfig, store: SliceStore) -> Split:
-    experiment = config.experiment
+def split_mr(experiment: ExperimentConfig, store: SliceStore) -> Split:
+    """Which MR slices a run learns from and which it is tested on."""
     if not store.labelled:
         # Nothing can be tested without labels, so EssNet may learn from all of it.
         nothing = np.empty(0, np.intp)
@@ -140,14 +140,11 @@ def _store(source: Source, rule: IntensityRule, config: TrainConfig, stores: Pat
 
 
 def _essnet_ct(config: TrainConfig, store: SliceStore) -> NDArray[np.intp]:
-    """All CT slices with liver, or so many of them; of fewer than the paper had, the paper's share."""
+    """All CT slices with liver, or so many of them."""
     slices = store.liver_slices()
     wanted = config.essnet.ct_slices
-    if wanted is None:
-        return slices
-    count = wanted if len(slices) >= PAPER_ALL else max(1, round(wanted * len(slices) / PAPER_ALL))
     rng = np.random.default_rng([config.experiment.seed, 3])
-    return np.sort(rng.permutation(slices)[: min(count, len(slices))])
+    return slices if wanted is None else np.sort(rng.permutation(slices)[:wanted])
 
 
 def describe(data: RunData, ct: Source, mr: Source) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from fastliver.training.build import Builder
 from fastliver.training.distributed import Ranks
 from fastliver.training.essnet import EssNetTrainer
 from fastliver.training.evaluation import dice_by_slice, score
-from fastliver.training.jobs import UNetJob, synthesis_jobs, unet_jobs
+from fastliver.training.jobs import UNetJob, epoch_slices, synthesis_jobs, unet_jobs
 from fastliver.training.loop import TrainingTime, train
 from fastliver.training.memory_plan import MemoryPlan, release
 from fastliver.training.prepare import RunData
@@ -179,8 +179,7 @@ class Run:
         slices = self.builder.slices("unet", self.data.mr, real)
         if job.arrangement:
             slices += self.builder.slices("unet", *self.synthetic_slices(job))
-        # With fewer patients an epoch is no shorter: what differs is their number, not how long a U-Net has learned.
-        return self.builder.unet(job.seed, slices, len(slices) + len(self.data.split.train) - len(real))
+        return self.builder.unet(job.seed, slices, epoch_slices(self.config, job, self.data))
 
     def train_unet(self, job: UNetJob) -> None:
         """Train one U-Net and test it on the held-out MR."""

@@ -311,3 +311,25 @@ def test_a_file_that_does_not_say_how_it_lies_is_noted(tmp_path, write_nifti):
     # To the left, the front and the head, as the note says: x is right already, rows run the other way.
     np.testing.assert_array_equal(read_case(silent, None, ()).image, VOXELS[:, ::-1].transpose(2, 1, 0))
     assert read_case(write_nifti(tmp_path / "clear.nii", VOXELS), None, ()).notes == ()
+
+
+def test_a_pattern_names_the_patient_of_several_cases(dataset, write_nifti):
+    folder = dataset()
+    for case in ("b_001", "b_002"):
+        write_nifti(folder / "imagesTr" / f"{case}_0000.nii.gz", VOXELS.astype(np.int16))
+        write_nifti(folder / "labelsTr" / f"{case}.nii.gz", MARKS)
+    found = Source(folder, "CT", patient_pattern="^[^_]+").studies()
+    assert [(study.patient, study.series) for study in found] == [
+        (case[0], f"{case}_0000.nii.gz") for case in ("a_001", "a_002", "b_001", "b_002")
+    ]
+    with pytest.raises(InputError, match=r"a_001_0000\.nii\.gz: --patient-pattern=b finds no patient in .* a_001;"):
+        Source(folder, "CT", patient_pattern="b").studies()
+
+
+def test_cases_of_one_patient_stand_on_one_side(dataset, tmp_path):
+    rule = IntensityRule("CT", -160, 240)
+    store = build_store(Source(dataset(), "CT", patient_pattern="[0-9]+").studies(), rule, 32, tmp_path / "stores")
+    assert store.patients == ["001", "002"]
+    whole = build_store(Source(dataset(), "CT", patient_pattern="^a").studies(), rule, 32, tmp_path / "stores")
+    assert whole.patients == ["a"]
+    assert len(whole) == len(store)

@@ -160,13 +160,9 @@ def expected(study: Study, rule: IntensityRule) -> tuple[np.ndarray, np.ndarray]
     fit = Fit.of(volume.shape[1:], plan.spacing[1:], SIZE)
     placed = np.zeros((len(volume), SIZE, SIZE), np.uint8)
     if labels:
-        down, across = filters(fit)
+        down, across = (triangle_matrix(*sides).astype(float) for sides in zip(fit.shape, fit.scaled, strict=True))
         inside_of(placed, fit)[:] = down @ np.stack(labels).astype(float) @ across.T > 0.5 + 1e-9
     return squares(volume, rule, fit), placed
-
-
-def filters(fit: Fit) -> list[np.ndarray]:
-    return [triangle_matrix(*sides).astype(float) for sides in zip(fit.shape, fit.scaled, strict=True)]
 
 
 def inside_of(square: np.ndarray, fit: Fit) -> np.ndarray:
@@ -177,7 +173,7 @@ def inside_of(square: np.ndarray, fit: Fit) -> np.ndarray:
 def squares(volume: np.ndarray, rule: IntensityRule, fit: Fit) -> np.ndarray:
     low, high = (rule.low, rule.high) if rule.modality == "CT" else np.percentile(volume, [rule.low, rule.high])
     windowed = np.clip((volume - low) / (high - low), 0, 1) * 2 - 1 if high > low else np.full(volume.shape, -1.0)
-    down, across = filters(fit)
+    down, across = (triangle_matrix(*sides).astype(float) for sides in zip(fit.shape, fit.scaled, strict=True))
     images = np.full((len(volume), SIZE, SIZE), -1.0)
     inside_of(images, fit)[:] = down @ windowed @ across.T
     return images

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastliver.config import EssNetConfig, TrainConfig
 from fastliver.data.splits import (
     labelled_subset,
     patients_of,
@@ -17,6 +18,8 @@ from fastliver.data.splits import (
     synthetic_subset,
 )
 from fastliver.errors import InputError
+from fastliver.training.evaluation import score
+from fastliver.training.prepare import _essnet_ct
 
 PAPER = (354, 714, 1034, 1487, 2050)
 
@@ -153,3 +156,18 @@ def test_labelled_patients_are_drawn_whatever_the_order_of_the_store(made_store)
         store = made_store({name: [4, 4] for name in order})
         drawn.append(set(patients_of(store, labelled_subset(store, np.arange(18), 4, 1))))
     assert drawn[0] == drawn[1]
+
+
+def test_scores_by_patient_are_of_patients_held_out_whole(twenty):
+    shape = twenty.labels.shape[1:]
+    for split, patients in ((split_by_patient(twenty, 0.15, 0), 3), (split_by_slice(twenty, 0.15, 0), 0)):
+        scores = score(np.zeros((len(split.test_volume), *shape), np.float32), twenty, split)["scores"]
+        assert len(scores["dice_per_patient"]) == len(scores["iou_per_patient"]) == patients
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, 140), (3, 3), (139, 139), (350, 140)])
+def test_essnet_learns_from_as_many_ct_slices_as_asked_for_or_all(twenty, asked, given):
+    config = TrainConfig(essnet=EssNetConfig(ct_slices=asked))
+    chosen = _essnet_ct(config, twenty)
+    assert len(chosen) == len(set(chosen)) == given
+    assert set(chosen) <= set(twenty.liver_slices())

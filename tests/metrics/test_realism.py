@@ -71,6 +71,14 @@ def test_kernel_distance_equals_the_sum_over_pairs() -> None:
 
 def test_kernel_distance_of_one_distribution_is_near_zero() -> None:
     rng = np.random.default_rng(2)
-    mean, deviation = kernel_distance(rng.normal(size=(400, 4)), rng.normal(size=(300, 4)))
+    mean, deviation = kernel_distance(rng.normal(size=(1100, 4)), rng.normal(size=(1200, 4)))
     assert abs(mean) < 0.05
     assert deviation > 0
+
+
+def test_small_sets_of_different_size_are_taken_whole() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=(7, 2)), rng.normal(size=(4, 2))
+    powers = [(x @ y.T / 2 + 1) ** 3 for x, y in ((a, a), (b, b), (a, b))]
+    within = [(p.sum() - np.trace(p)) / (n * (n - 1)) for p, n in zip(powers, (7, 4), strict=False)]
+    assert kernel_distance(a, b) == (pytest.approx(sum(within) - 2 * powers[2].mean()), 0.0)

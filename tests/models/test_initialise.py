@@ -46,6 +46,15 @@ def test_the_unet_starts_with_keras_he_normal():
         assert weight.abs().max() <= 2 * (2 / fan_in) ** 0.5 / 0.8796 + 1e-9
 
 
+def test_the_unets_output_layer_starts_with_keras_default():
+    """Glorot uniform: from -sqrt(6 / (2 + 1)) to as much above 0, of variance 2 / 3."""
+    torch.manual_seed(1)
+    weights = torch.stack([UNet(channels=1).out.weight.detach().double().flatten() for _ in range(300)]).flatten()
+    assert weights.abs().max() <= 2**0.5
+    assert weights.abs().max() > 0.98 * 2**0.5
+    assert weights.var() == pytest.approx(2 / 3, rel=0.1)
+
+
 @pytest.mark.parametrize("network", [*NETWORKS.values(), lambda: UNet(channels=4)])
 def test_biases_start_at_zero(network):
     biases = [parameter for name, parameter in network().named_parameters() if name.endswith("bias")]

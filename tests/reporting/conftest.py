@@ -56,6 +56,7 @@ def _unet(source: str, arrangement: int, seed: int, dice: float) -> dict[str, An
         "seed": seed,
         "parameters": 31_031_685,
         "epochs": 300,
+        "steps": 300 * (350 + arrangement) // 2,
         "seconds_per_epoch": 10.0 + seed,
         "seconds": 3000.0 + 300 * seed,
         "images_per_second": 400.0,

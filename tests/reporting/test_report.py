@@ -176,7 +176,8 @@ def test_answer_by_interval(make_run: MakeRun) -> None:
     found = answer(run)
     assert found.short.startswith("Yes")
     assert any("+0.0283 (95 % interval +0.0212 to +0.0355 over 3 seeds)" in sentence for sentence in found.sentences)
-    assert any("higher for 2 of the 2" in sentence for sentence in found.sentences)
+    assert any("higher combined for 2 of the 2" in sentence for sentence in found.sentences)
+    assert any("in the U-Nets' training" in sentence and "of one network" in sentence for sentence in found.sentences)
     for path in (run.root / "results").glob("unet-essnet-714-*"):
         path.unlink()
     found = answer(run)
@@ -193,6 +194,10 @@ def test_answer_with_one_seed(make_run: MakeRun) -> None:
 
 def test_caveats(make_run: MakeRun) -> None:
     run = make_run(size=24, slices=2, steps=20, seeds=1)
+    assert [caveat.items for caveat in caveats(run)] == [(), (), ("a<b>.dcm: no pixel data",)]
+    assert "52,500 steps on real images alone and 159,600 on combined ones" in caveats(run)[0].text
+    for path in (run.root / "results").glob("unet-*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"steps": 300}))
     assert [caveat.items for caveat in caveats(run)] == [(), ("a<b>.dcm: no pixel data",)]
     for name in ("unet-real-0-seed0", "unet-cyclegan-714-seed0"):
         result = run.read_result(name)

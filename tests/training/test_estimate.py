@@ -201,6 +201,19 @@ def test_a_learning_curves_trainings_are_counted_and_no_shorter(monkeypatch):
     assert found.unet == 0.5 * 3 * 300 * (204 + 561)
 
 
+def test_epochs_of_a_given_length_give_every_unet_as_many_steps(monkeypatch):
+    run = _run()
+    run.config = replace(run.config, unet=replace(run.config.unet, epoch_slices=1001, epochs=3))
+    builder = SimpleNamespace(unet=lambda *arguments: None)
+    run.ranks, run.builder = SimpleNamespace(count=1), SimpleNamespace(alone=lambda: builder)
+    asked = {}
+    monkeypatch.setattr(estimate, "_steps_left", lambda run, job, total: asked.setdefault(job, total))
+    monkeypatch.setattr(estimate, "seconds_per_step", lambda trainer, device: 0.5)
+    estimate.estimate(run, "unet")
+    assert len(asked) == 6
+    assert set(asked.values()) == {3 * 501}
+
+
 def test_steps_timed_for_several_ranks_are_none_of_a_graph_and_a_graph_asked_for_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

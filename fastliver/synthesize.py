@@ -25,6 +25,7 @@ from fastliver.files import new_folder, write_file
 from fastliver.inference.model import Model, load
 from fastliver.inference.segmentation import THRESHOLD
 from fastliver.inference.squares import Squares
+from fastliver.metrics import dice, overlap_counts
 from fastliver.patients import (
     RECORD,
     Shard,
@@ -198,14 +199,14 @@ class Synthesizer:
         squares = self.model.ct_squares(volume.image, volume.spacing)
         synthetic = self.model.synthesize_squares(squares.images, work.on_slice)
         label = None if volume.label is None else squares.fit.label(volume.label)
-        found = dice = None
+        found = agreement = None
         if self.options.min_dice is not None or (self.options.qa and self.model.has_segmentor):
             found = self.model.segmentor_squares(synthetic) > THRESHOLD
-            dice = None if label is None else slice_dice(found, label)
+            agreement = None if label is None else dice(overlap_counts(found, label))
         low = self.options.min_dice
-        below = () if low is None or dice is None else map(int, np.flatnonzero(dice < low))
+        below = () if low is None or agreement is None else map(int, np.flatnonzero(agreement < low))
         dropped = tuple(sorted({*below, *volume.ignored}))
-        return Synthesis(work, squares, synthetic, label, found, dice, dropped)
+        return Synthesis(work, squares, synthetic, label, found, agreement, dropped)
 
     def qa(self, result: Synthesis) -> bytes:
         """The QA sheet as PNG."""
@@ -257,13 +258,6 @@ class Synthesizer:
         with self.parts.write(case.name, result.label is not None) as writer:
             writer.add(result.synthetic[kept], label[kept], *records)
         return self.parts.part(case.name)
-
-
-def slice_dice(found: NDArray[np.bool_], label: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(D,) Dice of each slice of two masks (D, H, W); two empty ones agree: 1."""
-    both = np.count_nonzero(found & (label > 0), axis=(1, 2))
-    total = np.count_nonzero(found, axis=(1, 2)) + np.count_nonzero(label, axis=(1, 2))
-    return np.where(total == 0, 1.0, 2 * both / np.maximum(total, 1))
 
 
 def check(options: Namespace) -> None:

@@ -19,7 +19,6 @@ from fastliver.data.sources import Source
 from fastliver.data.study import Modality, Study, Volume, unreadable
 from fastliver.errors import InputError
 
-NIFTI_ENDINGS = (".nii.gz", ".nii")
 CHANNEL = re.compile(r"_(\d{4})$")
 FAT = -100.0
 """HU that any CT goes below, be it clipped to a window, and no MR does."""
@@ -40,7 +39,7 @@ class Case:
     @property
     def format(self) -> Literal["dicom", "nifti"]:
         """What its files are."""
-        return "nifti" if any(path.name.endswith(NIFTI_ENDINGS) for path in self.study.paths) else "dicom"
+        return "nifti" if any(nifti.is_nifti(path) for path in self.study.paths) else "dicom"
 
 
 def find_cases(source: Source) -> list[Case]:
@@ -72,7 +71,7 @@ def _nifti_files(path: Path) -> list[Path]:
     """The NIfTI files of a folder that isn't a whole nnU-Net data set."""
     if nifti.is_dataset(path):
         return []
-    return sorted(item for item in path.iterdir() if item.name.endswith(NIFTI_ENDINGS) and item.name[0] != ".")
+    return sorted(item for item in path.iterdir() if nifti.is_nifti(item) and item.name[0] != ".")
 
 
 def _nifti_studies(path: Path, source: Source) -> list[Study]:
@@ -99,7 +98,7 @@ def _nifti_studies(path: Path, source: Source) -> list[Study]:
 
 def _stem(file: Path) -> str:
     """A NIfTI file's name without its ending."""
-    for ending in NIFTI_ENDINGS:
+    for ending in nifti.ENDINGS:
         if file.name.endswith(ending):
             return file.name.removesuffix(ending)
     raise InputError(f"{file}: not NIfTI (.nii, .nii.gz); for DICOM name the folder of the series")

@@ -11,14 +11,13 @@ from PIL import Image
 from pydicom.errors import InvalidDicomError
 
 from fastliver.data import chaos, dicom
-from fastliver.data.nifti import load_nifti
+from fastliver.data.nifti import ENDINGS, is_nifti, load_nifti
 from fastliver.data.orientation import SHEAR_TOLERANCE_DEGREES, farthest_apart, grid_shear, to_display
 from fastliver.errors import InputError
 
 LIVER_CODES = {"10200004", "T-62000"}
 """SNOMED CT and SNOMED RT for the liver."""
 
-NIFTI_ENDINGS = (".nii.gz", ".nii")
 MR_FOLDERS = {home for home, _ in chaos.SEQUENCE_FOLDERS.values()}
 CHAOS_FOLDERS = {"Train_Sets", "Ground", *MR_FOLDERS}
 """What a CHAOS tree calls folders besides modalities and patients."""
@@ -52,7 +51,7 @@ class MaskPair:
 
 def _case_name(path: Path) -> str:
     """The case a file is of: its name without its ending."""
-    for ending in (*NIFTI_ENDINGS, ".dcm"):
+    for ending in (*ENDINGS, ".dcm"):
         if path.name.endswith(ending):
             return path.name.removesuffix(ending)
     return path.name
@@ -112,7 +111,7 @@ def find_masks(path: Path, sequence: chaos.Sequence | None = None) -> dict[str, 
         raise InputError(f"{path}: does not exist; name a mask (NIfTI, DICOM SEG, folder of PNG) or a folder of masks")
     if path.is_file():
         return {_case_name(path): path}
-    files = sorted(item for item in path.iterdir() if item.is_file() and item.name.endswith((*NIFTI_ENDINGS, ".dcm")))
+    files = sorted(item for item in path.iterdir() if item.is_file() and item.name.endswith((*ENDINGS, ".dcm")))
     found: dict[str, Path] = {}
     for item in () if _png_files(path) else files:
         if item.name.startswith("."):
@@ -140,7 +139,7 @@ def read_mask(path: Path, label: int | None, sequence: chaos.Sequence | None = N
     """
     if path.is_dir():
         return _read_png(path, label, sequence)
-    return _read_nifti(path, label) if path.name.endswith(NIFTI_ENDINGS) else _read_seg(path, label)
+    return _read_nifti(path, label) if is_nifti(path) else _read_seg(path, label)
 
 
 def _liver(values: NDArray[Any], label: int | None, path: Path) -> NDArray[np.bool_]:

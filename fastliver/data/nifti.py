@@ -25,6 +25,14 @@ READ_ERRORS = (
 """What nibabel raises for a file that is no NIfTI, or a damaged one."""
 
 
+ENDINGS = (".nii.gz", ".nii")
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file is called NIfTI."""
+    return path.name.endswith(ENDINGS)
+
+
 def is_dataset(folder: Path) -> bool:
     """Whether the folder is in nnU-Net's raw layout."""
     return (folder / "dataset.json").is_file() or (folder / "imagesTr").is_dir()

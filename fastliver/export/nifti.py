@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from fastliver.data.nifti import READ_ERRORS
+from fastliver.data.nifti import READ_ERRORS, is_nifti
 from fastliver.data.orientation import LPS_FROM_RAS, SHEAR_TOLERANCE_DEGREES, from_display, grid_shear
 from fastliver.data.study import Volume
 from fastliver.errors import InputError
@@ -34,11 +34,6 @@ def write_nifti(path: Path, array: NDArray[Any], volume: Volume, description: st
     image.header.set_xyzt_units("mm")
     data = image.to_bytes()
     write_file(path, gzip.compress(data, 6, mtime=0) if path.name.endswith(".gz") else data)
-
-
-def is_nifti(path: Path) -> bool:
-    """Whether a file is called NIfTI."""
-    return path.name.endswith((".nii.gz", ".nii"))
 
 
 def _on_source(array: NDArray[Any], volume: Volume) -> nibabel.Nifti1Image:

@@ -4,32 +4,28 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fastliver.data.store import SliceStore
+from fastliver.inference.segmentation import BATCH, THRESHOLD, liver_probability
 from fastliver.metrics import dice, overlap_counts
 from fastliver.metrics.realism import REGIONS, GreyValues
 from fastliver.models import ResNetGenerator
 
-BATCH = 8
 AGREEMENT = 0.8
 """A synthetic slice whose S-segmentation agrees less with the carried label (Dice) would be dropped by the filter."""
 
 
-@torch.inference_mode()
 def segmentor_dice(
     segmentor: ResNetGenerator, synthetic: SliceStore, on_slice: Callable[[int], None] = lambda done: None
 ) -> NDArray[np.float64]:
     """Dice (N,) between S's segmentation of each synthetic slice and the label carried over from the CT."""
-    device = next(segmentor.parameters()).device
     agreement = []
     for start in range(0, len(synthetic), BATCH):
-        images = torch.from_numpy(np.asarray(synthetic.images[start : start + BATCH], np.float32))
-        mask = segmentor(images.unsqueeze(1).to(device)).argmax(1).bool()
-        labels = np.asarray(synthetic.labels[start : start + BATCH])
-        agreement.append(dice(overlap_counts(mask.cpu().numpy(), labels)))
-        on_slice(start + len(images))
+        part = slice(start, start + BATCH)
+        found = liver_probability(segmentor, synthetic.images[part]) > THRESHOLD
+        agreement.append(dice(overlap_counts(found, np.asarray(synthetic.labels[part]))))
+        on_slice(start + len(found))
     return np.concatenate(agreement)
 
 

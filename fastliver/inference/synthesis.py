@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from fastliver.data.intensity import IntensityRule
 from fastliver.data.store import SliceStore, StoreWriter
 from fastliver.files import new_folder
+from fastliver.inference.segmentation import BATCH
 from fastliver.models import ResNetGenerator
-
-BATCH = 8
 
 
 @torch.inference_mode()

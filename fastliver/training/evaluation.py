@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from fastliver.data.splits import Split
 from fastliver.data.store import SliceStore
+from fastliver.inference.segmentation import THRESHOLD
 from fastliver.metrics import dice, iou, overlap_counts, roc_curve
-
-THRESHOLD = 0.5
 
 
 def dice_by_slice(probability: NDArray[np.float32], store: SliceStore, split: Split) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from fastliver.kernels import reference
 from fastliver.kernels.dispatch import register, tl, triton, use_triton
-from fastliver.kernels.geometry import is_dense, plane_offsets
+from fastliver.kernels.geometry import empty, is_dense, plane_offsets
 from fastliver.kernels.pointwise_loss import total_of
 
 TILE = 4096
@@ -55,7 +55,7 @@ def _cross_entropy(
 def _forward(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The mean loss (fp32 scalar) and its gradient (fp32, dense in the order of `logits`)."""
     n, k, h, w = logits.shape
-    grad = torch.empty_like(logits, dtype=torch.float32)
+    grad = empty(logits, logits.shape, torch.float32)
     block_k = triton.next_power_of_2(k)
     block_p = max(TILE // block_k, 16)
     tiles = triton.cdiv(h * w, block_p)
@@ -68,7 +68,7 @@ def _forward(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fake_forward(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    return logits.new_empty((), dtype=torch.float32), torch.empty_like(logits, dtype=torch.float32)
+    return logits.new_empty((), dtype=torch.float32), empty(logits, logits.shape, torch.float32)
 
 
 register("pixel_cross_entropy(Tensor logits, Tensor labels) -> (Tensor, Tensor)", _forward, _fake_forward)

@@ -61,11 +61,16 @@ def register(schema: str, implementation: Callable[..., Any], fake: Callable[...
 
     Args:
         schema: name, arguments and results, as torch.library has them.
-        implementation: launches the kernels.
+        implementation: launches the kernels, on the device of its first argument.
         fake: gives results of the right shape, dtype and strides without computing, for torch.compile.
     """
+
+    def on_its_device(x: Tensor, *others: Any) -> Any:
+        with torch.cuda.device_of(x):  # Triton launches on the current GPU, whichever holds the tensors
+            return implementation(x, *others)
+
     LIBRARY.define(schema)
     name = schema.split("(", 1)[0]
     for device in ("CUDA", "CPU"):
-        LIBRARY.impl(name, implementation, device)
+        LIBRARY.impl(name, on_its_device, device)
     torch.library.register_fake(f"fastliver::{name}", fake, lib=LIBRARY)

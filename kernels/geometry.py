@@ -31,10 +31,16 @@ def is_dense(x: Tensor) -> bool:
     return x.stride(2) == x.shape[3] * x.stride(3)
 
 
-def empty(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """An uninitialised tensor of this shape with the dtype, device and format (channels_last or contiguous) of `x`."""
+def empty(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised dense tensor of this shape on the device and in the format (channels_last or contiguous) of `x`.
+
+    Unlike empty_like it takes no stride from a side of one element of `x`, where any number may stand.
+
+    Args:
+        dtype: None for that of `x`.
+    """
     memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format)
 
 
 MERGED_TILES = 32

@@ -57,6 +57,13 @@ def test_labels_and_logits_of_any_strides(compare, noise, labels):
     compare(*_both(y), noise(2, 3, 8, 10)[:, :, 1:-1, 1:-1])
 
 
+def test_the_gradient_of_one_column_stays_within_its_memory(compare, noise, labels):
+    x = noise(1, 2, 1, 64).transpose(2, 3)  # the stride along a side of one element, 64 here, says nothing
+    assert x.is_contiguous()
+    _, (gradient,) = compare(*_both(labels(1, 64, 1, classes=2)), x)
+    assert gradient.stride() == (128, 64, 1, 1)
+
+
 @pytest.mark.parametrize("label", [0, 1])
 @pytest.mark.parametrize("size", [100.0, 1e4, -1e4])
 def test_extreme_logits(device, label, size):

@@ -38,7 +38,11 @@ def _cases(make) -> dict[str, list[tuple]]:
         ],
         "pair_loss": [(logits, target, "bce"), (logits.half(), target.half(), "lsgan")],
         "scaled_gradient": [(x, torch.tensor(2.0, device=x.device), x.half()), (wide, mean[0, 0], wide)],
-        "pixel_cross_entropy": [(x, labels), (make(2, 3, 4, 5, channels_last=True).half(), labels.long())],
+        "pixel_cross_entropy": [
+            (x, labels),
+            (make(2, 3, 4, 5, channels_last=True).half(), labels.long()),
+            (make(2, 3, 1, 4).transpose(2, 3), labels[:, :, :1]),
+        ],
     }
 
 
@@ -70,6 +74,23 @@ def test_fake_kernels_give_the_shapes_dtypes_and_strides_of_real_ones(noise, nam
         real = operator(*arguments)
         for f, r in zip(*((o if isinstance(o, tuple) else (o,)) for o in (fake, real)), strict=True):
             assert (f.shape, f.dtype, f.stride(), f.device) == (r.shape, r.dtype, r.stride(), r.device)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_launch_on_the_device_of_their_tensors(noise, monkeypatch, name):
+    """Which needn't be the current one."""
+    entered = []
+
+    class Guard(torch.cuda.device_of):
+        def __init__(self, x):
+            entered.append(x)
+            super().__init__(x)
+
+    monkeypatch.setattr(torch.cuda, "device_of", Guard)
+    for arguments in _cases(noise)[name]:
+        getattr(torch.ops.fastliver, name)(*arguments)
+        assert entered.pop().data_ptr() == arguments[0].data_ptr()
+        assert not entered
 
 
 def test_every_operator_is_among_those_checked():

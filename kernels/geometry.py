@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastliver.kernels.dispatch import tl, triton
+from fastliver.kernels.dispatch import LAUNCH, tl, triton, within_reach
 
 TILE = 8192
 """Elements of a tile: 32 fp32 registers a thread at 256 threads, so that nothing spills."""
@@ -29,6 +29,17 @@ def is_channels_last(x: Tensor) -> bool:
 def is_dense(x: Tensor) -> bool:
     """Whether the rows of a plane follow each other without a gap."""
     return x.stride(2) == x.shape[3] * x.stride(3)
+
+
+def gapless(x: Tensor) -> Tensor:
+    """`x` (N, C, H, W) itself if its elements lie without gaps, contiguous or in channels_last, else a copy."""
+    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    return x if dense else x.contiguous()
+
+
+def reachable(x: Tensor) -> Tensor:
+    """`x` itself, or a copy where the elements of a sample lie too far apart for kernels."""
+    return x if within_reach(x) else x.contiguous()
 
 
 def empty(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
@@ -80,7 +91,7 @@ class Tiling:
 
     def options(self) -> dict[str, int]:
         """What every launch with this tiling passes on."""
-        return {"BLOCK_P": self.block_p, "BLOCK_C": self.block_c, "num_warps": self.num_warps}
+        return {"BLOCK_P": self.block_p, "BLOCK_C": self.block_c, "num_warps": self.num_warps, **LAUNCH}
 
     def grid(self, pixels: int, channels: int, batch: int) -> tuple[int, int, int]:
         """Programs along pixels, channels and samples."""

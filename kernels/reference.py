@@ -112,7 +112,7 @@ def instance_norm_act(
         eps: added to the variance (Ulyanov et al. 2016).
 
     Returns:
-        (N, C, H + 2 pad, W + 2 pad) in the dtype of `x`.
+        (N, C, H + 2 pad, W + 2 pad) in the dtype of `x`, or of its sum with a residual of another dtype.
 
     Raises:
         ValueError: see `check_instance_norm`.

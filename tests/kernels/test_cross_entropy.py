@@ -136,6 +136,14 @@ def test_the_same_bits_on_every_run_and_no_second_derivative(noise, labels):
         gradient.sum().backward()
 
 
+def test_the_fp32_gradient_is_all_that_is_saved(noise, labels):
+    saved = []
+    x = noise(1, 3, 4, 5, dtype=torch.float16).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda tensor: tensor):
+        pixel_cross_entropy(x, labels(1, 4, 5, classes=3))
+    assert [(tensor.dtype, tensor.shape) for tensor in saved] == [(torch.float32, x.shape)]
+
+
 def test_shapes_that_do_not_fit_raise(noise, labels):
     with pytest.raises(ValueError, match=r"\(1, 4, 5\).*\(1, 5, 4\)"):
         pixel_cross_entropy(noise(1, 2, 4, 5), labels(1, 5, 4, classes=2))

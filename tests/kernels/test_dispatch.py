@@ -22,7 +22,6 @@ from fastliver.kernels import (
 from fastliver.kernels.dispatch import use_triton
 from fastliver.kernels.geometry import reachable
 
-
 ROOT = Path(__file__).parents[2]
 
 USE_EVERYTHING = """

@@ -84,6 +84,8 @@ CUDA = ("csrc/cuda/overlap.cu",)
 HEADERS = ("csrc/overlap.h", "csrc/winograd.h", "csrc/winograd_transforms.h")
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 """Compiled for, as far as nvcc knows them; the newest as PTX too, for GPUs to come."""
+PTX = 90
+"""As PTX too, for GPUs of a family between these (sm_110): they take neither another family's code nor newer PTX."""
 
 WERROR = os.environ.get("FASTLIVER_WERROR") == "1"
 INSISTS = WERROR or os.environ.get("FASTLIVER_CUDA") == "1"
@@ -137,7 +139,8 @@ def gencode(compiler: str) -> list[str]:
     if not known:
         raise RuntimeError(f"{compiler} knows none of sm_{', sm_'.join(map(str, ARCHITECTURES))}")
     options = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in known]
-    return [*options, f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}"]
+    ptx = sorted({PTX, known[-1]} & set(known))
+    return [*options, *(f"-gencode=arch=compute_{number},code=compute_{number}" for number in ptx)]
 
 
 def torch_folder() -> Path:

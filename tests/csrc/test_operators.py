@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from fastliver import compiled
 from fastliver.metrics import extension, overlap
@@ -223,6 +224,20 @@ def test_a_gpu_without_its_kernel_is_told_how_to_get_it(monkeypatch):
         assert not extension._serves(SimpleNamespace(device=torch.device("cuda")))
     with pytest.warns(RuntimeWarning, match="without a kernel for meta$"):
         assert not extension._serves(SimpleNamespace(device=torch.device("meta")))
+
+
+def test_a_gpu_that_the_kernel_has_no_code_for_is_counted_by_pytorch(monkeypatch):
+    def refuse(*arguments):
+        raise RuntimeError("overlap counts on CUDA: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(extension, "MISSING", "")
+    monkeypatch.setattr(extension, "_has_kernel", lambda device: True)
+    monkeypatch.setattr(torch.ops.fastliver, "overlap_counts", refuse, raising=False)
+    for cached in (extension._fault, extension._warn_once):
+        cached.cache_clear()
+    with FakeTensorMode(), pytest.warns(RuntimeWarning, match="run on cuda:0 .*no kernel image.*; .*FASTLIVER_CUDA=1"):
+        assert not extension._serves(SimpleNamespace(device=torch.device("cuda:0")))
+    extension._fault.cache_clear()
 
 
 def test_arrays_are_read_where_they_lie():

@@ -29,6 +29,7 @@ from fastliver.kernels.geometry import ONE_PASS, Tiling, empty, is_channels_last
 
 
 def _fits_registers(x: Tensor) -> bool:
+    """Whether one program holds a plane: for callers with contiguous tensors, since the networks use channels_last."""
     return not is_channels_last(x) and x.shape[2] * x.shape[3] <= ONE_PASS
 
 

@@ -9,7 +9,8 @@ Python's, so one file serves every Python, and needs neither Python's headers no
     FASTLIVER_WERROR=1      warnings are errors: for development, where compilers are known
     CXX, CUDA_HOME          the compilers to use
 
-Without a C++ compiler the package installs all the same, and counts and convolves with PyTorch's own operators.
+Without a C++ compiler, or with one that fails, the package installs all the same, and counts and convolves with
+PyTorch's own operators; FASTLIVER_CUDA=1 and FASTLIVER_WERROR=1 insist.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -82,8 +84,16 @@ CUDA = ("csrc/cuda/overlap.cu",)
 HEADERS = ("csrc/overlap.h", "csrc/winograd.h", "csrc/winograd_transforms.h")
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 """Compiled for, as far as nvcc knows them; the newest as PTX too, for GPUs to come."""
+PTX = 90
+"""As PTX too, for GPUs of a family between these (sm_110): they take neither another family's code nor newer PTX."""
 
 WERROR = os.environ.get("FASTLIVER_WERROR") == "1"
+INSISTS = WERROR or os.environ.get("FASTLIVER_CUDA") == "1"
+WITHOUT = (
+    "installing without the extension. Overlap counts, and 3x3 convolutions on a CPU, will use PyTorch's operators, "
+    "which are slower."
+)
+FAILURES = (RuntimeError, OSError, subprocess.SubprocessError)
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", *(["-Werror"] if WERROR else [])]
 CXX_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", *WARNINGS]
 NVCC_FLAGS = ["-std=c++17", "-O3", "--threads=0", *(["--Werror=all-warnings"] if WERROR else [])]
@@ -129,7 +139,8 @@ def gencode(compiler: str) -> list[str]:
     if not known:
         raise RuntimeError(f"{compiler} knows none of sm_{', sm_'.join(map(str, ARCHITECTURES))}")
     options = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in known]
-    return [*options, f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}"]
+    ptx = sorted({PTX, known[-1]} & set(known))
+    return [*options, *(f"-gencode=arch=compute_{number},code=compute_{number}" for number in ptx)]
 
 
 def torch_folder() -> Path:
@@ -152,7 +163,7 @@ class Plan:
         for source in CUDA if cuda else ():
             assert cuda is not None
             host = ",".join(flag for flag in CXX_FLAGS if flag.startswith(("-f", "-W")))
-            host_compiler = [word for word in compiler if not word.startswith("-")][-1]
+            *_, host_compiler = takewhile(lambda word: not word.startswith("-"), compiler)  # behind a launcher
             flags = [*NVCC_FLAGS, f"-Xcompiler={host}", *gencode(cuda), f"-ccbin={host_compiler}"]
             self.objects.append((source, [cuda, *flags, "-c", source]))
         # libtorch.so brings what this torch has: its CPU library, and its CUDA library where there is one.
@@ -206,7 +217,13 @@ class BuildLibrary(build_ext):
         """Compile, or take from build/."""
         compiler, cuda = cxx(), nvcc()
         assert compiler is not None
-        library = self._make(compiler, cuda)
+        try:
+            library = self._make(compiler, cuda)
+        except FAILURES as error:
+            if INSISTS:
+                raise
+            say(f"{error}\nThe extension could not be compiled: {WITHOUT} FASTLIVER_WERROR=1 insists.")
+            return
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_suffix(f".{os.getpid()}.part")
@@ -220,7 +237,7 @@ class BuildLibrary(build_ext):
             if not library.exists():
                 say(f"compiling the extension for the CPU{f' and, with {cuda}, for CUDA' if cuda else ''}")
                 plan.run(library.parent, library)
-        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        except FAILURES as error:
             if not cuda or os.environ.get("FASTLIVER_CUDA") == "1":
                 raise
             say(f"{error}\nCUDA could not be compiled: making the extension without it. FASTLIVER_CUDA=1 insists.")
@@ -229,11 +246,11 @@ class BuildLibrary(build_ext):
 
 
 if cxx() is None:
-    say("no C++ compiler (c++, g++, clang++ or $CXX): installing without the extension. Overlap counts will use "
-        "PyTorch's operators, which are slower. Install a compiler and repeat to change that.")  # fmt: skip
+    say(f"no C++ compiler (c++, g++, clang++ or $CXX): {WITHOUT} Install a compiler and repeat to change that.")
     extensions = []
 else:
-    extensions = [Extension("fastliver._C", [*CPP, *CUDA], depends=list(HEADERS), py_limited_api=True)]
+    sources = [*CPP, *CUDA]
+    extensions = [Extension("fastliver._C", sources, depends=[*HEADERS], py_limited_api=True, optional=not INSISTS)]
 
 setup(
     name="fastliver",

@@ -87,7 +87,7 @@ def build_extension(tree: Path) -> None:
     done = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--inplace"], cwd=tree, capture_output=True, text=True
     )
-    if done.returncode:
+    if not any((tree / "fastliver").glob("_C*.so")):
         print(f"the extension of BASE can't be built, PyTorch's operators count there:\n{done.stderr[-1000:]}")
 
 

@@ -9,6 +9,9 @@
 #if defined(__CUDACC__)
 #define FASTLIVER_HD __host__ __device__ __forceinline__
 #else
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <cstring>
 #define FASTLIVER_HD inline __attribute__((always_inline))
 #endif
@@ -42,6 +45,14 @@ struct Logits {
 
 FASTLIVER_HD bool is_byte(LabelType type) {
   return type == LabelType::kBool || type == LabelType::kUInt8;
+}
+
+// f of the labels, as a pointer to their type, and of whether they are bool.
+template <typename F>
+FASTLIVER_HD auto visit(const Labels& labels, const F& f) {
+  if (labels.type == LabelType::kInt64) return f(static_cast<const int64_t*>(labels.data), false);
+  if (labels.type == LabelType::kInt32) return f(static_cast<const int32_t*>(labels.data), false);
+  return f(static_cast<const uint8_t*>(labels.data), labels.type == LabelType::kBool);
 }
 
 FASTLIVER_HD int classes_of(const Logits& logits) {
@@ -88,40 +99,27 @@ FASTLIVER_HD bool out_of_range(T value, int64_t classes) {
 
 #if !defined(__CUDACC__)
 
-// The value that 16 or 32 bits stand for.
-inline double decode(int32_t magnitude, LogitType type) {
+// The number that a key of order_key stands for.
+inline double value_of(int32_t key, LogitType type) {
   const int mantissa_bits = type == LogitType::kFloat32 ? 23 : type == LogitType::kFloat16 ? 10 : 7;
   const int bias = type == LogitType::kFloat16 ? 15 : 127;
-  const int32_t exponent = magnitude >> mantissa_bits;
-  const int32_t mantissa = magnitude & ((1 << mantissa_bits) - 1);
-  double value = exponent == 0 ? mantissa : mantissa + (1 << mantissa_bits);
-  for (int power = (exponent == 0 ? 1 : exponent) - bias - mantissa_bits; power != 0; power += power < 0 ? 1 : -1) {
-    value = power < 0 ? value * 0.5 : value * 2.0;
-  }
-  return value;
+  const int32_t magnitude = std::abs(key), exponent = std::max(magnitude >> mantissa_bits, 1);  // 1: subnormal too
+  const int32_t mantissa = magnitude - ((exponent - 1) << mantissa_bits);
+  const double value =
+      magnitude == infinity_bits(type) ? HUGE_VAL : std::ldexp(mantissa, exponent - bias - mantissa_bits);
+  return key < 0 ? -value : value;
 }
 
 // The key that a logit must exceed to lie above the threshold: that of the greatest number of its type that does not.
 // A logit is compared as fp32, so the threshold is rounded to fp32 first; nothing exceeds NaN.
 inline int32_t threshold_key(double threshold, LogitType type) {
-  const double rounded = static_cast<double>(static_cast<float>(threshold));
+  const float rounded = static_cast<float>(threshold);
   const int32_t infinity = infinity_bits(type);
-  if (rounded != rounded) return infinity;
-  int32_t low = -infinity, high = infinity;  // the key of -inf never exceeds the threshold
-  const double largest = decode(infinity - 1, type);
-  if (rounded < -largest) {
-    // between -inf and the least finite number, or -inf itself
-    return low;
-  }
-  if (rounded > largest) {
-    const bool is_infinite = rounded > 3.5e38;
-    return is_infinite ? infinity : infinity - 1;
-  }
-  high = infinity - 1;
+  if (std::isnan(rounded)) return infinity;
+  int32_t low = -infinity, high = infinity;
   while (low < high) {
-    const int32_t middle = static_cast<int32_t>((static_cast<int64_t>(low) + high + 1) >> 1);
-    const double value = middle < 0 ? -decode(-middle, type) : decode(middle, type);
-    if (value <= rounded) {
+    const int32_t middle = static_cast<int32_t>((int64_t{low} + high + 1) >> 1);
+    if (value_of(middle, type) <= rounded) {
       low = middle;
     } else {
       high = middle - 1;
@@ -246,13 +244,10 @@ template <typename Code>
 FASTLIVER_HD const Code* codes_of(const Labels& labels, int64_t sample, int64_t begin, int64_t n, int64_t classes,
                                   Code* buffer) {
   const int64_t offset = sample * labels.sample_stride + begin;
-  if (labels.type == LabelType::kInt64) {
-    return encode(static_cast<const int64_t*>(labels.data) + offset, n, classes, false, buffer);
-  }
-  if (labels.type == LabelType::kInt32) {
-    return encode(static_cast<const int32_t*>(labels.data) + offset, n, classes, false, buffer);
-  }
-  return encode(static_cast<const uint8_t*>(labels.data) + offset, n, classes, labels.type == LabelType::kBool, buffer);
+  // Inlined, so that it has the instruction set of its caller.
+  return visit(labels, [&](const auto* data, bool is_bool) __attribute__((always_inline)) {
+    return encode(data + offset, n, classes, is_bool, buffer);
+  });
 }
 
 // Bytes are read where they lie, unless a bool must become 0 or 1.
@@ -394,10 +389,7 @@ FASTLIVER_HD void count_logits(const Logits& logits, const Labels& target, int64
 
 inline int64_t label_at(const Labels& labels, int64_t sample, int64_t pixel) {
   const int64_t i = sample * labels.sample_stride + pixel;
-  if (labels.type == LabelType::kInt64) return static_cast<const int64_t*>(labels.data)[i];
-  if (labels.type == LabelType::kInt32) return static_cast<const int32_t*>(labels.data)[i];
-  const uint8_t value = static_cast<const uint8_t*>(labels.data)[i];
-  return labels.type == LabelType::kBool ? value != 0 : value;
+  return visit(labels, [=](const auto* data, bool is_bool) -> int64_t { return is_bool ? data[i] != 0 : data[i]; });
 }
 
 // The first pixel whose label is out of range, or -1.

@@ -42,8 +42,8 @@ Tensor conv(const Tensor& x, const Tensor& weight, std::optional<Tensor> bias, i
   demand(images.h + 2 * padding > 2 && images.w + 2 * padding > 2, "expected padded images of at least 3x3");
   demand(weight.dim() == 4 && weight.scalar_type() == ScalarType::Float, "expected a weight (K, C, 3, 3) of Float");
   const int64_t outputs = weight.size(rotated ? 1 : 0), last = weight.size(1);
-  demand(weight.size(rotated ? 0 : 1) == images.c && outputs % kChannelBlock == 0 && weight.size(2) == 3 &&
-             weight.size(3) == 3,
+  demand(weight.size(rotated ? 0 : 1) == images.c && outputs > 0 && outputs % kChannelBlock == 0 &&
+             weight.size(2) == 3 && weight.size(3) == 3,
          "expected a weight (K, C, 3, 3) of the images' C and of K in multiples of 32");
   demand(
       weight.stride(1) == 1 && weight.stride(3) == last && weight.stride(2) == 3 * last && weight.stride(0) == 9 * last,

@@ -14,7 +14,8 @@
 
 #include "winograd.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+// From GCC 10 and Clang 9 on compilers know AVX512-BF16.
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 9 : __GNUC__ >= 10)
 #ifndef __clang__
 // GCC 12 warns of its own header's undefined registers wherever an intrinsic is inlined.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"

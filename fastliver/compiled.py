@@ -10,7 +10,7 @@ LIBRARY = Path(__file__).resolve().parent / "_C.abi3.so"
 def load(library: Path = LIBRARY) -> str:
     """Load the extension into `torch.ops.fastliver`; what was in the way, or nothing."""
     if not library.exists():
-        return f"{library.name} was not built (no C++ compiler when the package was installed?)"
+        return f"{library.name} was not built (no C++ compiler when the package was installed, or one that failed?)"
     try:
         torch.ops.load_library(str(library))
     except OSError as error:

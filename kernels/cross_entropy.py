@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastliver.kernels import reference
-from fastliver.kernels.dispatch import register, tl, triton, use_triton
-from fastliver.kernels.geometry import is_dense, plane_offsets
+from fastliver.kernels.dispatch import LAUNCH, register, tl, triton, use_triton
+from fastliver.kernels.geometry import empty, gapless, is_dense, plane_offsets
 from fastliver.kernels.pointwise_loss import total_of
 
 TILE = 4096
@@ -55,20 +55,20 @@ def _cross_entropy(
 def _forward(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The mean loss (fp32 scalar) and its gradient (fp32, dense in the order of `logits`)."""
     n, k, h, w = logits.shape
-    grad = torch.empty_like(logits, dtype=torch.float32)
+    grad = empty(logits, logits.shape, torch.float32)
     block_k = triton.next_power_of_2(k)
     block_p = max(TILE // block_k, 16)
     tiles = triton.cdiv(h * w, block_p)
     sums = torch.empty(n * tiles, dtype=torch.float32, device=logits.device)
     _cross_entropy[(tiles, n)](
         logits, logits.stride(), labels, labels.stride(), grad, grad.stride(), sums, 1.0 / (n * h * w),
-        K=k, H=h, W=w, DENSE=is_dense(logits), BLOCK_P=block_p, BLOCK_K=block_k, num_warps=8,
+        K=k, H=h, W=w, DENSE=is_dense(logits), BLOCK_P=block_p, BLOCK_K=block_k, num_warps=8, **LAUNCH,
     )  # fmt: skip
     return total_of(sums), grad
 
 
 def _fake_forward(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    return logits.new_empty((), dtype=torch.float32), torch.empty_like(logits, dtype=torch.float32)
+    return logits.new_empty((), dtype=torch.float32), empty(logits, logits.shape, torch.float32)
 
 
 register("pixel_cross_entropy(Tensor logits, Tensor labels) -> (Tensor, Tensor)", _forward, _fake_forward)
@@ -80,14 +80,15 @@ class PixelCrossEntropyFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
         loss, grad = torch.ops.fastliver.pixel_cross_entropy(logits, labels)
-        ctx.save_for_backward(grad, logits)
+        ctx.save_for_backward(grad)
+        ctx.dtype = logits.dtype
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, factor: Tensor):
-        grad, logits = ctx.saved_tensors
-        return torch.ops.fastliver.scaled_gradient(grad, factor, logits), None
+        (grad,) = ctx.saved_tensors
+        return torch.ops.fastliver.scaled_gradient(grad, factor, ctx.dtype), None
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -104,7 +105,6 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         ValueError: for shapes that don't fit.
     """
     reference.check_same_shape("logits without their classes", logits[:, 0], "labels", labels)
-    if not use_triton(logits):
+    if not use_triton(logits, labels=labels):
         return reference.pixel_cross_entropy(logits, labels)
-    gapless = logits.is_contiguous() or logits.is_contiguous(memory_format=torch.channels_last)
-    return PixelCrossEntropyFunction.apply(logits if gapless else logits.contiguous(), labels)
+    return PixelCrossEntropyFunction.apply(gapless(logits), labels)

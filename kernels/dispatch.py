@@ -26,14 +26,48 @@ LIBRARY = torch.library.Library("fastliver", "FRAGMENT")
 
 CHOICES = ("", "torch", "triton")
 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""What kernels read and write; they compute in fp32."""
+
+REACH = 2**31 - 2**16
+"""Elements of a sample that its 32-bit offsets reach, less the end of the last tile."""
+
+LAUNCH = {"enable_fp_fusion": True}
+"""What every launch passes on: a * b + c is one instruction (Triton's own choice until 3.9, which warns of it)."""
+
 
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, which takes CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def use_triton(x: Tensor) -> bool:
-    """Whether operators on `x` run Triton kernels.
+def within_reach(x: Tensor) -> bool:
+    """Whether kernels reach every element of a sample of `x`."""
+    return sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True)) < REACH
+
+
+def _kernels_serve(x: Tensor, other: Tensor | None, labels: Tensor | None, pad: int) -> bool:
+    """Whether kernels compute what the reference does on these tensors; `use_triton` describes them."""
+    beside = [tensor for tensor in (other, labels) if tensor is not None]
+    return (
+        x.dim() == 4
+        and x.numel() > 0
+        and x.dtype in DTYPES
+        and (other is None or other.dtype == x.dtype)
+        and all(tensor.device == x.device for tensor in beside)
+        and all(within_reach(tensor) for tensor in (x, *beside))
+        and x.shape[1] * (x.shape[2] + 2 * pad) * (x.shape[3] + 2 * pad) < REACH
+    )
+
+
+def use_triton(x: Tensor, other: Tensor | None = None, labels: Tensor | None = None, pad: int = 0) -> bool:
+    """Whether an operator runs Triton kernels. Where they don't serve, the reference does on any device.
+
+    Args:
+        x: kernels take (N, C, H, W), not empty, of fp32, fp16 or bf16, and of a reach of 2^31 elements a sample.
+        other: of the same shape, if there is one; kernels take it on the same device and of the same dtype.
+        labels: (N, H, W) on the same device, of any dtype.
+        pad: of the result.
 
     Raises:
         RuntimeError: when `FASTLIVER_KERNELS` asks for what can't run here, or a GPU has no Triton: never slower in
@@ -43,7 +77,7 @@ def use_triton(x: Tensor) -> bool:
     choice = os.environ.get("FASTLIVER_KERNELS", "")
     if choice not in CHOICES:
         raise ValueError(f"FASTLIVER_KERNELS={choice}: expected torch, triton or nothing")
-    if choice == "torch" or (choice == "" and not x.is_cuda):
+    if choice == "torch" or (choice == "" and not x.is_cuda) or not _kernels_serve(x, other, labels, pad):
         return False
     if isinstance(triton, _Absent):
         asked = "FASTLIVER_KERNELS=triton" if choice else f"a tensor on {x.device}"
@@ -61,11 +95,16 @@ def register(schema: str, implementation: Callable[..., Any], fake: Callable[...
 
     Args:
         schema: name, arguments and results, as torch.library has them.
-        implementation: launches the kernels.
+        implementation: launches the kernels, on the device of its first argument.
         fake: gives results of the right shape, dtype and strides without computing, for torch.compile.
     """
+
+    def on_its_device(x: Tensor, *others: Any) -> Any:
+        with torch.cuda.device_of(x):  # Triton launches on the current GPU, whichever holds the tensors
+            return implementation(x, *others)
+
     LIBRARY.define(schema)
     name = schema.split("(", 1)[0]
     for device in ("CUDA", "CPU"):
-        LIBRARY.impl(name, implementation, device)
+        LIBRARY.impl(name, on_its_device, device)
     torch.library.register_fake(f"fastliver::{name}", fake, lib=LIBRARY)

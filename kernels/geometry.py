@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastliver.kernels.dispatch import tl, triton
+from fastliver.kernels.dispatch import LAUNCH, tl, triton, within_reach
 
 TILE = 8192
 """Elements of a tile: 32 fp32 registers a thread at 256 threads, so that nothing spills."""
@@ -31,10 +31,27 @@ def is_dense(x: Tensor) -> bool:
     return x.stride(2) == x.shape[3] * x.stride(3)
 
 
-def empty(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """An uninitialised tensor of this shape with the dtype, device and format (channels_last or contiguous) of `x`."""
+def gapless(x: Tensor) -> Tensor:
+    """`x` (N, C, H, W) itself if its elements lie without gaps, contiguous or in channels_last, else a copy."""
+    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    return x if dense else x.contiguous()
+
+
+def reachable(x: Tensor) -> Tensor:
+    """`x` itself, or a copy where the elements of a sample lie too far apart for kernels."""
+    return x if within_reach(x) else x.contiguous()
+
+
+def empty(x: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
+    """An uninitialised dense tensor of this shape on the device and in the format (channels_last or contiguous) of `x`.
+
+    Unlike empty_like it takes no stride from a side of one element of `x`, where any number may stand.
+
+    Args:
+        dtype: None for that of `x`.
+    """
     memory_format = torch.channels_last if is_channels_last(x) else torch.contiguous_format
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+    return torch.empty(shape, dtype=dtype or x.dtype, device=x.device, memory_format=memory_format)
 
 
 MERGED_TILES = 32
@@ -74,7 +91,7 @@ class Tiling:
 
     def options(self) -> dict[str, int]:
         """What every launch with this tiling passes on."""
-        return {"BLOCK_P": self.block_p, "BLOCK_C": self.block_c, "num_warps": self.num_warps}
+        return {"BLOCK_P": self.block_p, "BLOCK_C": self.block_c, "num_warps": self.num_warps, **LAUNCH}
 
     def grid(self, pixels: int, channels: int, batch: int) -> tuple[int, int, int]:
         """Programs along pixels, channels and samples."""

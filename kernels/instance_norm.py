@@ -25,10 +25,11 @@ from torch.autograd.function import once_differentiable
 from fastliver.kernels import instance_norm_kernels as kernels
 from fastliver.kernels import reference
 from fastliver.kernels.dispatch import register, use_triton
-from fastliver.kernels.geometry import ONE_PASS, Tiling, empty, is_channels_last, is_dense
+from fastliver.kernels.geometry import ONE_PASS, Tiling, empty, is_channels_last, is_dense, reachable
 
 
 def _fits_registers(x: Tensor) -> bool:
+    """Whether one program holds a plane: for callers with contiguous tensors, since the networks use channels_last."""
     return not is_channels_last(x) and x.shape[2] * x.shape[3] <= ONE_PASS
 
 
@@ -149,11 +150,13 @@ class InstanceNormActFunction(torch.autograd.Function):
             dy, shortcut, pad = shortcut, None, 0
         if dy is None:
             return (None,) * 6
+        if shortcut is not None:
+            shortcut = reachable(shortcut)
         # Without padding and shortcut the residual's gradient is dy itself.
         passes = pad == 0 and shortcut is None
         wants_residual = ctx.needs_input_grad[1]
         dx, dr = torch.ops.fastliver.instance_norm_act_backward(
-            dy, shortcut, *ctx.saved_tensors, activation, slope, pad, wants_residual and not passes
+            reachable(dy), shortcut, *ctx.saved_tensors, activation, slope, pad, wants_residual and not passes
         )
         return dx, (dy if passes else dr) if wants_residual else None, None, None, None, None
 
@@ -184,7 +187,7 @@ def instance_norm_act(
         ValueError: for an unknown activation, a shape that doesn't fit, or a plane of one element.
     """
     reference.check_instance_norm(x, activation, residual, pad)
-    if not use_triton(x):
+    if not use_triton(x, residual, pad=pad):
         return reference.instance_norm_act(x, activation, slope, residual, pad, eps)
     return InstanceNormActFunction.apply(x, residual, activation, slope, pad, eps)[0]
 
@@ -204,7 +207,7 @@ def instance_norm_act_shared(
         backward kernel, where two uses of one tensor would cost a copy and an addition.
     """
     reference.check_instance_norm(x, activation, residual, pad)
-    if not use_triton(x):
+    if not use_triton(x, residual, pad=pad):
         y = reference.instance_norm_act(x, activation, slope, residual, 0, eps)
         return reference.reflect_pad(y, pad), y
     return InstanceNormActFunction.apply(x, residual, activation, slope, pad, eps)

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastliver.kernels import reference
-from fastliver.kernels.dispatch import register, tl, triton, use_triton
+from fastliver.kernels.dispatch import LAUNCH, register, tl, triton, use_triton
+from fastliver.kernels.geometry import gapless
 
 BLOCK = 2048
 """Elements of a tile; a discriminator's 30x30 map is one."""
@@ -109,7 +110,7 @@ def total_of(sums: Tensor) -> Tensor:
     if sums.numel() == 1:
         return sums.reshape(())
     total = sums.new_empty(())
-    add_in_order[(1,)](sums, total, COUNT=sums.numel(), BLOCK=1024, num_warps=4)
+    add_in_order[(1,)](sums, total, COUNT=sums.numel(), BLOCK=1024, num_warps=4, **LAUNCH)
     return total
 
 
@@ -121,7 +122,7 @@ def _forward(prediction: Tensor, target: Tensor | None, constant: float, kind: s
     sums = torch.empty(programs, dtype=torch.float32, device=prediction.device)
     _pointwise[(programs,)](
         prediction, prediction if target is None else target, constant, grad, sums, size, 1.0 / size,
-        KIND=kind, HAS_TARGET=target is not None, BLOCK=BLOCK, num_warps=8,
+        KIND=kind, HAS_TARGET=target is not None, BLOCK=BLOCK, num_warps=8, **LAUNCH,
     )  # fmt: skip
     return total_of(sums), grad
 
@@ -131,15 +132,15 @@ def _pair_forward(real: Tensor, fake: Tensor, kind: str) -> tuple[Tensor, Tensor
     loss = torch.empty((), dtype=torch.float32, device=real.device)
     _pair[(1,)](
         real, fake, grad_real, grad_fake, loss, 0.5 / real.numel(), SIZE=real.numel(), KIND=kind, BLOCK=1024,
-        num_warps=8,
+        num_warps=8, **LAUNCH,
     )  # fmt: skip
     return loss, grad_real, grad_fake
 
 
-def _scaled(grad: Tensor, factor: Tensor, like: Tensor) -> Tensor:
-    """`grad` (fp32) times the scalar `factor`, then rounded to the dtype of `like`."""
-    out = torch.empty_like(grad, dtype=like.dtype)
-    _scale[(triton.cdiv(grad.numel(), BLOCK),)](grad, factor, out, grad.numel(), BLOCK=BLOCK, num_warps=8)
+def _scaled(grad: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`grad` (fp32) times the scalar `factor`, then rounded to `dtype`."""
+    out = torch.empty_like(grad, dtype=dtype)
+    _scale[(triton.cdiv(grad.numel(), BLOCK),)](grad, factor, out, grad.numel(), BLOCK=BLOCK, num_warps=8, **LAUNCH)
     return out
 
 
@@ -152,8 +153,8 @@ def _fake_pair(real: Tensor, fake: Tensor, kind: str) -> tuple[Tensor, Tensor, T
     return real.new_empty((), dtype=torch.float32), grad_real, grad_fake
 
 
-def _fake_scaled(grad: Tensor, factor: Tensor, like: Tensor) -> Tensor:
-    return torch.empty_like(grad, dtype=like.dtype)
+def _fake_scaled(grad: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(grad, dtype=dtype)
 
 
 register(
@@ -162,24 +163,26 @@ register(
     _fake_loss,
 )
 register("pair_loss(Tensor real, Tensor fake, str kind) -> (Tensor, Tensor, Tensor)", _pair_forward, _fake_pair)
-register("scaled_gradient(Tensor grad, Tensor factor, Tensor like) -> Tensor", _scaled, _fake_scaled)
+register("scaled_gradient(Tensor grad, Tensor factor, ScalarType dtype) -> Tensor", _scaled, _fake_scaled)
 
 
 class PointwiseLossFunction(torch.autograd.Function):
-    """Mean loss of a prediction against a tensor or a constant; L1 also has a gradient for the target."""
+    """Mean loss of a prediction against a tensor or a constant; the target of "l1" alone has a gradient."""
 
     @staticmethod
     def forward(ctx: Any, prediction: Tensor, target: Tensor | None, constant: float, kind: str) -> Tensor:
         loss, grad = torch.ops.fastliver.pointwise_loss(prediction, target, constant, kind)
-        ctx.save_for_backward(grad, prediction)
+        ctx.save_for_backward(grad)
+        ctx.dtype, ctx.kind = prediction.dtype, kind
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, factor: Tensor):
-        grad, prediction = ctx.saved_tensors
-        grad = torch.ops.fastliver.scaled_gradient(grad, factor, prediction)
-        return grad, -grad if ctx.needs_input_grad[1] else None, None, None
+        (grad,) = ctx.saved_tensors
+        grad = torch.ops.fastliver.scaled_gradient(grad, factor, ctx.dtype)
+        wants_target = ctx.needs_input_grad[1] and ctx.kind == "l1"
+        return grad, -grad if wants_target else None, None, None
 
 
 class PairLossFunction(torch.autograd.Function):
@@ -188,26 +191,23 @@ class PairLossFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, real: Tensor, fake: Tensor, kind: str) -> Tensor:
         loss, *grads = torch.ops.fastliver.pair_loss(real, fake, kind)
-        ctx.save_for_backward(*grads, real, fake)
+        ctx.save_for_backward(*grads)
+        ctx.dtype = real.dtype
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, factor: Tensor):
-        grad_real, grad_fake, real, fake = ctx.saved_tensors
-        scaled = torch.ops.fastliver.scaled_gradient
-        return scaled(grad_real, factor, real), scaled(grad_fake, factor, fake), None
+        real, fake = (torch.ops.fastliver.scaled_gradient(grad, factor, ctx.dtype) for grad in ctx.saved_tensors)
+        return real, fake, None
 
 
-def _dense(x: Tensor, like: Tensor | None = None) -> Tensor:
-    """`x` itself if its elements lie without gaps (and in the order of `like`), else a contiguous copy."""
-    if like is not None:
-        # The stride along a side of one element says nothing: images of one channel are in every format.
-        moves = [n for n, size in enumerate(x.shape) if size > 1]
-        same = all(x.stride(n) == like.stride(n) for n in moves)
-        return x if same else torch.empty_like(like, dtype=x.dtype).copy_(x)
-    gapless = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
-    return x if gapless else x.contiguous()
+def _in_order_of(like: Tensor, x: Tensor) -> Tensor:
+    """`x` itself if its elements lie in the order of `like`, else a copy."""
+    # The stride along a side of one element says nothing: images of one channel are in every format.
+    moves = [n for n, size in enumerate(x.shape) if size > 1]
+    same = all(x.stride(n) == like.stride(n) for n in moves)
+    return x if same else torch.empty_like(like).copy_(x)
 
 
 def patch_adversarial_loss(logits: Tensor, target_is_real: bool, mode: str = "bce") -> Tensor:
@@ -227,7 +227,7 @@ def patch_adversarial_loss(logits: Tensor, target_is_real: bool, mode: str = "bc
     reference.check_adversarial(mode)
     if not use_triton(logits):
         return reference.patch_adversarial_loss(logits, target_is_real, mode)
-    return PointwiseLossFunction.apply(_dense(logits), None, float(target_is_real), mode)
+    return PointwiseLossFunction.apply(gapless(logits), None, float(target_is_real), mode)
 
 
 def patch_discriminator_loss(real: Tensor, fake: Tensor, mode: str = "bce") -> Tensor:
@@ -243,9 +243,9 @@ def patch_discriminator_loss(real: Tensor, fake: Tensor, mode: str = "bce") -> T
     """
     reference.check_adversarial(mode)
     reference.check_same_shape("real", real, "fake", fake)
-    if not use_triton(real):
+    if not use_triton(real, fake):
         return reference.patch_discriminator_loss(real, fake, mode)
-    return PairLossFunction.apply(_dense(real), _dense(fake), mode)
+    return PairLossFunction.apply(gapless(real), gapless(fake), mode)
 
 
 def cycle_l1_loss(a: Tensor, b: Tensor) -> Tensor:
@@ -255,10 +255,10 @@ def cycle_l1_loss(a: Tensor, b: Tensor) -> Tensor:
         ValueError: for tensors of two shapes.
     """
     reference.check_same_shape("a", a, "b", b)
-    if not use_triton(a):
+    if not use_triton(a, b):
         return reference.cycle_l1_loss(a, b)
-    a = _dense(a)
-    return PointwiseLossFunction.apply(a, _dense(b, a), 0.0, "l1")
+    a = gapless(a)
+    return PointwiseLossFunction.apply(a, _in_order_of(a, b), 0.0, "l1")
 
 
 def binary_cross_entropy_with_logits(logits: Tensor, labels: Tensor) -> Tensor:
@@ -266,14 +266,16 @@ def binary_cross_entropy_with_logits(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: (N, 1, H, W), fp32, fp16 or bf16.
-        labels: (N, H, W), 0 or 1 in any dtype.
+        labels: (N, H, W), 0 or 1 in any dtype, without a gradient.
 
     Raises:
-        ValueError: for shapes that don't fit.
+        ValueError: for shapes that don't fit, and for labels that require a gradient.
     """
     reference.check_one_channel(logits)
     reference.check_same_shape("logits without their channel", logits[:, 0], "labels", labels)
-    if not use_triton(logits):
+    if labels.requires_grad:
+        raise ValueError("labels require a gradient, but this loss has none for them: detach them")
+    if not use_triton(logits, labels=labels):
         return reference.binary_cross_entropy_with_logits(logits, labels)
     # With one channel the elements of logits and labels lie in the same order.
-    return PointwiseLossFunction.apply(_dense(logits), labels.contiguous(), 0.0, "bce")
+    return PointwiseLossFunction.apply(gapless(logits), labels.contiguous(), 0.0, "bce")

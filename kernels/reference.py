@@ -16,6 +16,11 @@ def check_one_channel(logits: Tensor) -> None:
         raise ValueError(f"logits: shape {tuple(logits.shape)}, expected (N, 1, H, W)")
 
 
+def transforming() -> bool:
+    """Whether torch.func (grad, vmap, jvp) transforms what runs now: it takes PyTorch's own operators alone."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 class _OwnFormat(torch.autograd.Function):
     """The identity, with a gradient in the format of the input: for a batch of one, PyTorch's norms on a CPU take a
     gradient of another format for one of the input's (torch 2.13)."""
@@ -36,6 +41,9 @@ def _instance_norm(x: Tensor, eps: float) -> Tensor:
 
     For one sample instance norm is batch norm, which PyTorch has in channels_last.
     """
+    if transforming():  # by definition, since _OwnFormat can't be transformed
+        variance, mean = torch.var_mean(_full(x), (2, 3), correction=0, keepdim=True)
+        return ((x - mean) * (variance + eps).rsqrt()).to(x.dtype)
     if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
         return _OwnFormat.apply(F.instance_norm(x, eps=eps))
     if len(x) == 1:  # as it is: the gradient of a split is a copy
@@ -112,7 +120,7 @@ def instance_norm_act(
         eps: added to the variance (Ulyanov et al. 2016).
 
     Returns:
-        (N, C, H + 2 pad, W + 2 pad) in the dtype of `x`.
+        (N, C, H + 2 pad, W + 2 pad) in the dtype of `x`, or of its sum with a residual of another dtype.
 
     Raises:
         ValueError: see `check_instance_norm`.

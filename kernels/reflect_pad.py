@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from fastliver.kernels import reference
 from fastliver.kernels.dispatch import register, tl, triton, use_triton
-from fastliver.kernels.geometry import Tiling, empty, is_dense, load_folded, padded_source, tile
+from fastliver.kernels.geometry import Tiling, empty, is_dense, load_folded, padded_source, reachable, tile
 
 
 @triton.jit
@@ -87,7 +87,7 @@ class ReflectPadFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy: Tensor):
         """The gradient (N, C, H, W) of `x` from that of the padded tensor."""
-        return torch.ops.fastliver.reflect_pad_backward(dy, ctx.pad), None
+        return torch.ops.fastliver.reflect_pad_backward(reachable(dy), ctx.pad), None
 
 
 def reflect_pad(x: Tensor, pad: int) -> Tensor:
@@ -99,4 +99,4 @@ def reflect_pad(x: Tensor, pad: int) -> Tensor:
     reference.check_pad(x, pad)
     if pad == 0:
         return x
-    return ReflectPadFunction.apply(x, pad) if use_triton(x) else reference.reflect_pad(x, pad)
+    return ReflectPadFunction.apply(x, pad) if use_triton(x, pad=pad) else reference.reflect_pad(x, pad)

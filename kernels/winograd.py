@@ -19,17 +19,27 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastliver.compiled import MISSING
+from fastliver.kernels.reference import transforming
 
 LAST = torch.channels_last
 CHANNELS = 32
 """The loops take channels by this many."""
 
+DTYPES = tuple(
+    dtype
+    for dtype in (torch.float32, torch.bfloat16)
+    if not MISSING and torch.ops.fastliver.has_winograd(dtype == torch.bfloat16)
+)
+"""What the loops compute in on this machine; none without the extension."""
+
 
 class Conv3x3Function(torch.autograd.Function):
-    """The convolution and its gradients; those of weights and bias are fp32, as these are."""
+    """The convolution and its gradients; those of weights and bias are fp32, as these are.
+
+    Where the gradients are to have gradients themselves they are PyTorch's, which have them.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
@@ -38,9 +48,14 @@ class Conv3x3Function(torch.autograd.Function):
         return torch.ops.fastliver.winograd_conv(x, weight.contiguous(memory_format=LAST), bias, padding, False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy: Tensor):
         x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            pads, ones = [ctx.padding] * 2, [1, 1]
+            dx, dw, db = torch.ops.aten.convolution_backward(
+                dy, x, weight.to(x.dtype), [len(weight)], ones, pads, ones, False, [0, 0], 1, ctx.needs_input_grad[:3]
+            )
+            return dx, *(None if grad is None else grad.to(weight.dtype) for grad in (dw, db)), None
         if dy.stride(1) != 1:
             dy = dy.contiguous(memory_format=LAST)
         dx = dw = db = None
@@ -59,7 +74,12 @@ def _format(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
-def _pays(x: Tensor, weight: Tensor) -> bool:
+def _recorded() -> bool:
+    """Whether a compiler, a tracer or torch.func (grad, vmap, jvp) wants operators that it knows."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or transforming()
+
+
+def _pays(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether the Winograd loops take a convolution, and are faster than PyTorch's.
 
     Where they can run they were as fast or faster at nearly every size (see `docs/kernels.md`), so size has no say, and
@@ -67,18 +87,18 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
     else (fake tensors, tracing).
     """
     return (
-        not MISSING
+        _format(x) in DTYPES
         and type(x) is Tensor
         and x.is_cpu
         and x.dim() == 4
         and x.stride(1) == 1
         and x.numel() > 0
         and weight.dtype == torch.float32
+        and weight.numel() > 0
         and weight.shape[0] % CHANNELS == 0
         and weight.shape[1] % CHANNELS == 0
-        and _format(x) in (torch.float32, torch.bfloat16)
+        and (bias is None or (bias.dtype == torch.float32 and bias.is_contiguous()))
         and os.environ.get("FASTLIVER_KERNELS", "") == ""
-        and torch.ops.fastliver.has_winograd(_format(x) == torch.bfloat16)
     )
 
 
@@ -96,6 +116,6 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, padding: int 
         the Winograd loops (a CPU with AVX-512, for bf16 with its bf16 products; x in channels_last; fp32 weights; C and
         K multiples of 32) it is in channels_last, and the same bits every time.
     """
-    if torch.compiler.is_compiling() or not _pays(x, weight):
+    if _recorded() or not _pays(x, weight, bias):
         return F.conv2d(x, weight, bias, padding=padding)
     return Conv3x3Function.apply(x.to(_format(x)), weight, bias, padding)

@@ -62,7 +62,7 @@ __device__ __forceinline__ Pack<kPixels, T> load(const T* from) {
 }
 
 template <typename T>
-__device__ __forceinline__ int code_of(T value, bool is_bool, int classes) {
+FASTLIVER_HD int code_of(T value, bool is_bool, int classes) {
   if (is_bool) return value != 0;
   return out_of_range(value, classes) ? classes : static_cast<int>(value);  // the slot after the last class
 }
@@ -100,11 +100,10 @@ struct AnyLabels {
   Labels labels;
   int classes;
 
-  __device__ __forceinline__ int at(int64_t sample, int64_t pixel) const {
-    const int64_t i = sample * labels.sample_stride + pixel;
-    if (labels.type == LabelType::kInt64) return code_of(static_cast<const int64_t*>(labels.data)[i], false, classes);
-    if (labels.type == LabelType::kInt32) return code_of(static_cast<const int32_t*>(labels.data)[i], false, classes);
-    return code_of(static_cast<const uint8_t*>(labels.data)[i], labels.type == LabelType::kBool, classes);
+  FASTLIVER_HD int at(int64_t sample, int64_t pixel) const {
+    return visit(labels, [&](const auto* data, bool is_bool) {
+      return code_of(data[sample * labels.sample_stride + pixel], is_bool, classes);
+    });
   }
 };
 

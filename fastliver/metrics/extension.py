@@ -44,16 +44,36 @@ def _warn_once(reason: str) -> None:
     warnings.warn(f"overlap counts use PyTorch's operators, which are slower: {reason}", RuntimeWarning, stacklevel=4)
 
 
+@functools.cache
+def _fault(device: torch.device) -> str:
+    """What keeps the kernel from counting one pixel on a GPU, such as code for others alone; empty where it counts."""
+    pixel = torch.zeros((1, 1), dtype=torch.uint8, device=device)
+    try:
+        torch.ops.fastliver.overlap_counts(pixel, pixel, 2)
+    except RuntimeError as error:
+        return f"the extension's kernel does not run on {device} ({error})"
+    return ""
+
+
+def _obstacle(device: torch.device) -> str:
+    """Why the extension doesn't count there; empty where it does."""
+    if MISSING:
+        return MISSING
+    if not _has_kernel(device.type):
+        return f"the extension was built without a kernel for {device.type}"
+    return _fault(device) if device.type == "cuda" else ""
+
+
 def serves(device: torch.device) -> bool:
     """Whether the extension counts there; elsewhere PyTorch's operators do."""
-    return not MISSING and _has_kernel(device.type)
+    return not _obstacle(device)
 
 
 def _serves(x: Tensor) -> bool:
     """Whether the extension counts on this tensor's device; says once why not, and what to do."""
-    if serves(x.device):
+    reason = _obstacle(x.device)
+    if not reason:
         return True
-    reason = MISSING or f"the extension was built without a kernel for {x.device.type}"
     build = {"cpu": "with a C++ compiler:", "cuda": "with CUDA's nvcc: FASTLIVER_CUDA=1"}.get(x.device.type)
     _warn_once(reason + (f"; install again {build} pip install --no-build-isolation -e ." if build else ""))
     return False

@@ -99,7 +99,7 @@ void keys_order_as_values_do(LogitType type) {
         expect(key == INT16_MAX, "NaN is the greatest", bits);
         continue;
       }
-      const double size = magnitude == infinity ? HUGE_VAL : decode(magnitude, type);
+      const double size = value_of(magnitude, type);
       const double value = bits >> 15 != 0 ? -size : size;
       expect((key > limit) == (value > static_cast<double>(static_cast<float>(threshold))), "threshold", bits, limit);
     }

@@ -1,4 +1,4 @@
-"""The operators behind the counts: against definitions, peers and their own PyTorch reference; errors; loading."""
+"""The operators behind the counts: against peers and PyTorch, errors, loading, meters."""
 
 import subprocess
 import sys
@@ -9,100 +9,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from fastliver import compiled
 from fastliver.metrics import extension, overlap
 from fastliver.metrics.overlap import OverlapMeter, dice, iou, overlap_counts, overlap_counts_from_logits
+from tests.csrc.label_maps import label_map, plain
 
 REPOSITORY = Path(__file__).parents[2]
 GPU = torch.cuda.is_available()
 built = pytest.mark.skipif(bool(extension.MISSING), reason=f"no extension: {extension.MISSING}")
 pytestmark = pytest.mark.filterwarnings("ignore:overlap counts use PyTorch's operators:RuntimeWarning")
-
-
-def plain(pred: np.ndarray, true: np.ndarray, classes: int) -> list[list[list[int]]]:
-    """The definition, in NumPy."""
-    return [
-        [[int(((a == c) & (b == c)).sum()), int((a == c).sum()), int((b == c).sum())] for c in range(classes)]
-        for a, b in zip(pred, true, strict=True)
-    ]
-
-
-def label_map(shape: tuple[int, ...], classes: int, dtype: torch.dtype, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    highest = {torch.bool: 2, torch.uint8: min(classes, 256)}.get(dtype, classes)
-    return torch.randint(0, min(highest, classes), shape, generator=generator).to(dtype)
-
-
-@given(
-    st.lists(st.integers(1, 24), min_size=2, max_size=4).map(tuple),
-    st.sampled_from([1, 2, 3, 8, 32, 33, 70, 256, 300]),
-    st.sampled_from(extension.LABELS),
-    st.sampled_from(extension.LABELS),
-    st.integers(0, 99),
-)
-@settings(max_examples=30)
-def test_counts_are_those_of_the_definition(shape, classes, pred_dtype, true_dtype, seed):
-    pred, true = label_map(shape, classes, pred_dtype, seed), label_map(shape, classes, true_dtype, seed + 1)
-    counts = extension.count(pred, true, classes)
-    assert counts.dtype == torch.int64
-    assert counts.is_contiguous()
-    assert counts.tolist() == plain(pred.numpy(), true.numpy(), classes)
-    assert torch.equal(counts, extension.reference_counts(pred, true, classes))
-
-
-@pytest.mark.parametrize("side", [1, 5, 31, 32, 33, 90, 91, 181, 300])
-@pytest.mark.parametrize("value", [0, 1, "random"])
-def test_masks_of_any_size_with_tails(side, value):
-    pred, true = (
-        label_map((3, side, side), 2, torch.uint8, seed) if value == "random" else
-        torch.full((3, side, side), value, dtype=torch.uint8)
-        for seed in (1, 2)
-    )  # fmt: skip
-    assert extension.count(pred, true, 2).tolist() == plain(pred.numpy(), true.numpy(), 2)
-    assert extension.count(pred, true, 3).tolist() == plain(pred.numpy(), true.numpy(), 3)
-
-
-@pytest.mark.parametrize("classes", [2, 7, 60, 300])
-def test_views_need_not_be_contiguous(classes):
-    base = label_map((6, 20, 30, 17), classes, torch.int32, 3)
-    for pred in (base[::2], base[:, ::2], base[..., 3:11], base.transpose(1, 3), base[:1].expand(6, 20, 30, 17),
-                 base[:, :1, :1].expand(6, 20, 30, 17), base.flip(0)):  # fmt: skip
-        true = label_map(tuple(pred.shape), classes, torch.int32, 4)
-        expected = plain(pred.numpy(), true.numpy(), classes)
-        assert extension.count(pred, true, classes).tolist() == expected
-        assert extension.count(true, pred, classes)[..., [0, 2, 1]].tolist() == expected
-
-
-@pytest.mark.parametrize("dtype", extension.LOGITS)
-@pytest.mark.parametrize("channels", [1, 2, 5, 40, 300])
-@pytest.mark.parametrize("volume", [False, True])
-@pytest.mark.parametrize("last", [False, True])
-def test_logits_give_the_counts_of_their_mask(dtype, channels, volume, last):
-    shape = (2, channels, 3, 9, 11) if volume else (2, channels, 33, 35)
-    logits = torch.randn(shape, generator=torch.Generator().manual_seed(channels)).to(dtype)
-    logits.view(-1)[::13] = 0.5  # ties, and values on a threshold
-    logits.view(-1)[::101] = float("nan")
-    logits.view(-1)[::97] = float("-inf")
-    if last:
-        logits = logits.contiguous(memory_format=torch.channels_last_3d if volume else torch.channels_last)
-    for target_dtype in extension.LABELS:
-        target = label_map((2, *shape[2:]), max(channels, 2), target_dtype, 5)
-        for threshold in (0.0, 0.5, -1.3, 0.1, 1e6, float("inf"), float("-inf"), float("nan")):
-            mask = logits[:, 0].float() > threshold if channels == 1 else logits.argmax(1)
-            counts = extension.count_from_logits(logits, target, threshold)
-            assert counts.tolist() == plain(mask.numpy(), target.numpy(), max(channels, 2))
-            assert torch.equal(counts, extension.reference_counts_from_logits(logits, target, threshold))
-            if channels > 1:
-                break
-    cut = logits[..., 1:-1]
-    assert torch.equal(
-        extension.count_from_logits(cut, target[..., 1:-1], 0.0),
-        extension.reference_counts_from_logits(cut, target[..., 1:-1], 0.0),
-    )
 
 
 def test_the_number_of_threads_changes_nothing():
@@ -117,15 +35,6 @@ def test_the_number_of_threads_changes_nothing():
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-def test_as_many_classes_as_are_allowed():
-    most = extension.MAX_CLASSES
-    pred, true = label_map((2, 50, 50), most, torch.int64, 1), label_map((2, 50, 50), most, torch.int32, 2)
-    pred[0, 0, 0] = true[0, 0, 0] = most - 1
-    counts = extension.count(pred, true, most)
-    assert counts[0, most - 1, 0] >= 1
-    assert torch.equal(counts, extension.reference_counts(pred, true, most))
 
 
 GOOD = torch.ones(2, 3, 4, dtype=torch.uint8)
@@ -223,6 +132,20 @@ def test_a_gpu_without_its_kernel_is_told_how_to_get_it(monkeypatch):
         assert not extension._serves(SimpleNamespace(device=torch.device("cuda")))
     with pytest.warns(RuntimeWarning, match="without a kernel for meta$"):
         assert not extension._serves(SimpleNamespace(device=torch.device("meta")))
+
+
+def test_a_gpu_that_the_kernel_has_no_code_for_is_counted_by_pytorch(monkeypatch):
+    def refuse(*arguments):
+        raise RuntimeError("overlap counts on CUDA: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(extension, "MISSING", "")
+    monkeypatch.setattr(extension, "_has_kernel", lambda device: True)
+    monkeypatch.setattr(torch.ops.fastliver, "overlap_counts", refuse, raising=False)
+    for cached in (extension._fault, extension._warn_once):
+        cached.cache_clear()
+    with FakeTensorMode(), pytest.warns(RuntimeWarning, match="run on cuda:0 .*no kernel image.*; .*FASTLIVER_CUDA=1"):
+        assert not extension._serves(SimpleNamespace(device=torch.device("cuda:0")))
+    extension._fault.cache_clear()
 
 
 def test_arrays_are_read_where_they_lie():

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastliver.kernels import geometry, instance_norm
+
 Outputs = Tensor | tuple[Tensor, ...]
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
@@ -54,6 +56,26 @@ def noise(device: torch.device) -> Callable[..., Tensor]:
         return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
     return make
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Small planes take the road of large ones: several tiles, several blocks of channels and several merges."""
+    monkeypatch.setattr(instance_norm, "ONE_PASS", 0)
+    monkeypatch.setattr(geometry, "TILE", 16)
+    monkeypatch.setattr(geometry, "PLANE_TILE", 16)
+    monkeypatch.setattr(geometry, "WIDE_CHANNELS", 2)
+    monkeypatch.setattr(geometry, "MERGED_TILES", 2)
+    tiles: list[int] = []
+    grid = geometry.Tiling.grid
+
+    def record(self: geometry.Tiling, pixels: int, channels: int, batch: int) -> tuple[int, int, int]:
+        tiles.append(grid(self, pixels, channels, batch)[0])
+        return grid(self, pixels, channels, batch)
+
+    monkeypatch.setattr(geometry.Tiling, "grid", record)
+    yield
+    assert max(tiles) > 1
 
 
 @pytest.fixture

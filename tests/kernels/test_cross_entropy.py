@@ -57,6 +57,13 @@ def test_labels_and_logits_of_any_strides(compare, noise, labels):
     compare(*_both(y), noise(2, 3, 8, 10)[:, :, 1:-1, 1:-1])
 
 
+def test_the_gradient_of_one_column_stays_within_its_memory(compare, noise, labels):
+    x = noise(1, 2, 1, 64).transpose(2, 3)  # the stride along a side of one element, 64 here, says nothing
+    assert x.is_contiguous()
+    _, (gradient,) = compare(*_both(labels(1, 64, 1, classes=2)), x)
+    assert gradient.stride() == (128, 64, 1, 1)
+
+
 @pytest.mark.parametrize("label", [0, 1])
 @pytest.mark.parametrize("size", [100.0, 1e4, -1e4])
 def test_extreme_logits(device, label, size):
@@ -127,6 +134,14 @@ def test_the_same_bits_on_every_run_and_no_second_derivative(noise, labels):
     (gradient,) = torch.autograd.grad(pixel_cross_entropy(x, y).square(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice.*once_differentiable"):
         gradient.sum().backward()
+
+
+def test_the_fp32_gradient_is_all_that_is_saved(noise, labels):
+    saved = []
+    x = noise(1, 3, 4, 5, dtype=torch.float16).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda tensor: tensor):
+        pixel_cross_entropy(x, labels(1, 4, 5, classes=3))
+    assert [(tensor.dtype, tensor.shape) for tensor in saved] == [(torch.float32, x.shape)]
 
 
 def test_shapes_that_do_not_fit_raise(noise, labels):

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastliver import kernels
 from fastliver.kernels import (
     instance_norm_act,
     instance_norm_act_shared,
@@ -17,6 +20,7 @@ from fastliver.kernels import (
     reflect_pad,
 )
 from fastliver.kernels.dispatch import use_triton
+from fastliver.kernels.geometry import reachable
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +83,89 @@ def test_what_was_asked_for_runs(device, monkeypatch):
     assert not _runs_kernels(x)
     _, inside = instance_norm_act_shared(x, pad=1)
     assert inside.shape == x.shape
+
+
+class Launched(TorchDispatchMode):
+    """The operators with kernels that ran."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "fastliver":
+            self.names.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def _both(name: str, *args) -> tuple[list, list[str]]:
+    """What an operator and its reference give or raise, and the kernels that the former ran."""
+    results = []
+    with Launched() as launched:
+        for module in (kernels, reference):
+            try:
+                results.append(getattr(module, name)(*args))
+            except Exception as error:
+                results.append(type(error))
+    return results, launched.names
+
+
+X, LABELS = torch.linspace(-2, 2, 32).reshape(1, 2, 4, 4), torch.ones(1, 4, 4, dtype=torch.uint8)
+UNSERVED = {
+    "norm of float64": ("instance_norm_act", X.double()),
+    "norm of integers": ("instance_norm_act", X.long()),
+    "norm of nothing": ("instance_norm_act", X[:0]),
+    "norm and a residual of another dtype": ("instance_norm_act", X.bfloat16(), "none", 0.2, X),
+    "padded float64": ("reflect_pad", X.double(), 1),
+    "padded integers": ("reflect_pad", X.long(), 1),
+    "one padded plane": ("reflect_pad", X[0], 1),
+    "L1 of float64": ("cycle_l1_loss", X.double(), X.double() + 1),
+    "L1 of two dtypes": ("cycle_l1_loss", X, X.half()),
+    "L1 of nothing": ("cycle_l1_loss", X[:0], X[:0]),
+    "L1 on two devices": ("cycle_l1_loss", X, X.to("meta")),
+    "adversarial of float64": ("patch_adversarial_loss", X.double(), True),
+    "discriminator of two dtypes": ("patch_discriminator_loss", X, X.half()),
+    "classes of a row": ("pixel_cross_entropy", X[0, :, :2][None, 0], LABELS[:, 0]),
+    "classes of float64": ("pixel_cross_entropy", X.double(), LABELS),
+    "classes of nothing": ("pixel_cross_entropy", X[:0], LABELS[:0]),
+    "labels on another device": ("pixel_cross_entropy", X, LABELS.to("meta")),
+    "U-Net of float64": ("binary_cross_entropy_with_logits", X[:, :1].double(), LABELS),
+}
+
+
+@pytest.mark.parametrize("case", UNSERVED)
+def test_what_kernels_do_not_serve_is_the_references(monkeypatch, case):
+    monkeypatch.setenv("FASTLIVER_KERNELS", "triton")
+    (got, expected), launched = _both(*UNSERVED[case])
+    assert launched == []
+    if isinstance(expected, Tensor):
+        assert got.dtype == expected.dtype
+        assert torch.equal(got.nan_to_num(7.0), expected.nan_to_num(7.0))
+    else:
+        assert got == expected
+
+
+def test_a_gradient_in_float64_is_computed_in_float64(monkeypatch):
+    monkeypatch.setenv("FASTLIVER_KERNELS", "triton")
+    x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: instance_norm_act(x, "none", pad=1), x)
+
+
+def test_samples_beyond_the_reach_of_32_bit_offsets_are_the_references(monkeypatch):
+    monkeypatch.setenv("FASTLIVER_KERNELS", "triton")
+    with FakeTensorMode():
+        for channels, serves in ((2, True), (3, False)):
+            x = torch.empty_strided((1, channels, 4, 4), (0, 2**30, 4, 1), requires_grad=True)
+            labels = torch.empty_strided((1, channels, 4), (0, 2**30, 1), dtype=torch.uint8)
+            assert use_triton(x) == serves
+            assert use_triton(x[:, :1], x) == serves
+            assert use_triton(torch.empty(1, 1, channels, 4), labels=labels) == serves
+            assert _runs_kernels(x) == serves
+            assert (reflect_pad(x, 1).grad_fn.name() == "ReflectPadFunctionBackward") == serves
+            assert (reachable(x) is x) == serves
+        rows = torch.empty(1, 1, 2**15, 2**15)
+        assert use_triton(rows)
+        assert not use_triton(rows, pad=2**14)  # the padded result is the larger one
 
 
 @pytest.mark.parametrize("value", ["cuda", "Triton", "1"])

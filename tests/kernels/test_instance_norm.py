@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastliver.kernels import InstanceNormAct, instance_norm_act, instance_norm_act_shared, reference
+from fastliver.kernels import InstanceNormAct, geometry, instance_norm_act, instance_norm_act_shared, reference
 
 SHAPES = [(1, 3, 5, 7), (2, 2, 8, 8), (1, 1, 31, 31), (3, 1, 3, 1), (2, 2, 1, 5), (1, 70, 9, 6)]
 FORMATS = ["contiguous", "channels_last"]
@@ -105,11 +105,24 @@ def test_only_the_gradient_that_is_wanted(agree, noise, wanted, pad):
     assert (residual if wanted == "x" else x).grad is None
 
 
-def test_neither_shared_result_used_gives_no_gradient(noise):
-    x = noise(1, 2, 4, 5).requires_grad_()
-    _, inside = instance_norm_act_shared(x)
-    (inside.detach().sum() + 0 * x.sum()).backward()
-    assert not x.grad.any()
+class _WithoutGradient(torch.autograd.Function):
+    """A copy that has no gradient to hand back."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+def test_no_incoming_gradient_gives_none(noise):
+    x, residual = noise(1, 2, 4, 5).requires_grad_(), noise(1, 2, 4, 5, seed=1).requires_grad_()
+    padded, inside = instance_norm_act_shared(x, residual=residual)
+    (_WithoutGradient.apply(padded).sum() + _WithoutGradient.apply(inside).sum()).backward()
+    assert x.grad is None
+    assert residual.grad is None
 
 
 def test_without_gradients_nothing_is_recorded(agree, noise):
@@ -144,15 +157,6 @@ def test_arguments_without_meaning_raise_before_a_kernel_runs(noise):
 # Planes of more than one tile
 
 
-@pytest.fixture
-def small_tiles(monkeypatch):
-    """Small planes take the road of large ones: several tiles, several blocks of channels and several merges."""
-    monkeypatch.setattr("fastliver.kernels.instance_norm.ONE_PASS", 0)
-    monkeypatch.setattr("fastliver.kernels.geometry.TILE", 16)
-    monkeypatch.setattr("fastliver.kernels.geometry.WIDE_CHANNELS", 2)
-    monkeypatch.setattr("fastliver.kernels.geometry.MERGED_TILES", 2)
-
-
 @pytest.mark.parametrize("pad", [0, pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize(("shape", "form"), [((1, 3, 5, 7), "channels_last"), ((2, 1, 6, 8), "contiguous")], ids=str)
 def test_several_tiles_are_merged(compare, noise, small_tiles, shape, form, pad):
@@ -161,10 +165,9 @@ def test_several_tiles_are_merged(compare, noise, small_tiles, shape, form, pad)
 
 
 @pytest.mark.slow
-def test_more_tiles_than_one_merge_takes(compare, noise, monkeypatch):
-    monkeypatch.setattr("fastliver.kernels.instance_norm.ONE_PASS", 0)
-    monkeypatch.setattr("fastliver.kernels.geometry.TILE", 16)
-    compare(*_options(activation="none"), noise(1, 1, 36, 31))  # 70 tiles, 64 at a time
+def test_more_tiles_than_one_merge_takes(compare, noise, small_tiles, monkeypatch):
+    monkeypatch.setattr(geometry, "MERGED_TILES", 32)
+    compare(*_options(activation="none"), noise(1, 1, 36, 31))  # 70 tiles, 32 at a time
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -10,12 +10,10 @@ INFINITE = float("inf")
 
 
 @pytest.fixture(params=ROADS)
-def plane(request, monkeypatch, noise):
+def plane(request, noise):
     """Makes (1, C, H, W) planes on each of the three roads: contiguous, channels_last, and cut into tiles of 16."""
     if request.param == "several tiles":
-        monkeypatch.setattr("fastliver.kernels.instance_norm.ONE_PASS", 0)
-        monkeypatch.setattr("fastliver.kernels.geometry.TILE", 16)
-        monkeypatch.setattr("fastliver.kernels.geometry.MERGED_TILES", 2)
+        request.getfixturevalue("small_tiles")
 
     def make(height, width, **options):
         wide = request.param == "one wide tile"
@@ -39,10 +37,12 @@ def test_mean_1000_with_spread_a_tenth(agree, plane):
     agree(got, expected, tolerance=1e-3)
 
 
-def test_mean_1000_with_spread_a_tenth_on_a_large_plane(agree, noise):
-    for channels_last in (False, True):
-        x = 1000 + 0.1 * noise(1, 2, 64, 64, channels_last=channels_last)
-        agree(instance_norm_act(x, "none"), reference.instance_norm_act(x.double(), "none"), tolerance=1e-3)
+@pytest.mark.parametrize("size", [(64, 64), (150, 120)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_mean_1000_with_spread_a_tenth_on_a_large_plane(agree, noise, channels_last, size):
+    """150x120 pixels are several tiles in either format: merging squares of means instead of differences shows."""
+    x = 1000 + 0.1 * noise(1, 2, *size, channels_last=channels_last)
+    agree(instance_norm_act(x, "none"), reference.instance_norm_act(x.double(), "none"), tolerance=1e-3)
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, 0.1, -1000.1, 12345.67, 1e30])

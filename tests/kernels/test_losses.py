@@ -173,6 +173,25 @@ def test_the_same_bits_on_every_run_and_no_second_derivative(noise, name):
         gradients[0].sum().backward()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_fp32_gradients_are_all_that_is_saved(noise, name):
+    saved = []
+    count, loss, _ = _losses(torch.ones(2, 4, 5, device=noise(1).device))[name]
+    leaves = [noise(2, 1, 4, 5, dtype=torch.float16, seed=seed).requires_grad_() for seed in range(count)]
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda tensor: tensor):
+        loss(*leaves)
+    assert [(tensor.dtype, tensor.shape) for tensor in saved] == [(torch.float32, (2, 1, 4, 5))] * (
+        2 if "discriminator" in name else 1
+    )
+
+
+def test_labels_that_require_a_gradient_are_refused(noise):
+    labels = noise(1, 4, 5).sigmoid().requires_grad_()
+    with pytest.raises(ValueError, match="labels require a gradient"):
+        binary_cross_entropy_with_logits(noise(1, 1, 4, 5), labels)
+    binary_cross_entropy_with_logits(noise(1, 1, 4, 5), labels.detach())
+
+
 def test_arguments_without_meaning_raise(noise):
     x = noise(1, 1, 4, 5)
     for loss in (patch_adversarial_loss, patch_discriminator_loss):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fastliver import kernels
-from fastliver.kernels.dispatch import LIBRARY
+from fastliver.kernels.dispatch import LIBRARY, triton
 
 OPTIONS = ("leaky_relu", 0.2)
 
@@ -37,8 +37,12 @@ def _cases(make) -> dict[str, list[tuple]]:
             (wide.half(), inside, 0.0, "l1"),
         ],
         "pair_loss": [(logits, target, "bce"), (logits.half(), target.half(), "lsgan")],
-        "scaled_gradient": [(x, torch.tensor(2.0, device=x.device), x.half()), (wide, mean[0, 0], wide)],
-        "pixel_cross_entropy": [(x, labels), (make(2, 3, 4, 5, channels_last=True).half(), labels.long())],
+        "scaled_gradient": [(x, torch.tensor(2.0, device=x.device), torch.float16), (wide, mean[0, 0], wide.dtype)],
+        "pixel_cross_entropy": [
+            (x, labels),
+            (make(2, 3, 4, 5, channels_last=True).half(), labels.long()),
+            (make(2, 3, 1, 4).transpose(2, 3), labels[:, :, :1]),
+        ],
     }
 
 
@@ -70,6 +74,43 @@ def test_fake_kernels_give_the_shapes_dtypes_and_strides_of_real_ones(noise, nam
         real = operator(*arguments)
         for f, r in zip(*((o if isinstance(o, tuple) else (o,)) for o in (fake, real)), strict=True):
             assert (f.shape, f.dtype, f.stride(), f.device) == (r.shape, r.dtype, r.stride(), r.device)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kernels_launch_on_the_device_of_their_tensors(noise, monkeypatch, name):
+    """Which needn't be the current one."""
+    entered = []
+
+    class Guard(torch.cuda.device_of):
+        def __init__(self, x):
+            entered.append(x)
+            super().__init__(x)
+
+    monkeypatch.setattr(torch.cuda, "device_of", Guard)
+    for arguments in _cases(noise)[name]:
+        getattr(torch.ops.fastliver, name)(*arguments)
+        assert entered.pop().data_ptr() == arguments[0].data_ptr()
+        assert not entered
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_launch_says_that_products_and_sums_are_fused(noise, monkeypatch, name):
+    """Triton 3.9 warns where nobody does, and later ones don't fuse."""
+    launches = []
+    getitem = triton.runtime.KernelInterface.__getitem__
+
+    def record(kernel, grid):
+        def launch(*args, **options):
+            launches.append(options)
+            return getitem(kernel, grid)(*args, **options)
+
+        return launch
+
+    monkeypatch.setattr(triton.runtime.KernelInterface, "__getitem__", record)
+    for arguments in _cases(noise)[name]:
+        getattr(torch.ops.fastliver, name)(*arguments)
+    assert launches
+    assert all(options["enable_fp_fusion"] for options in launches)
 
 
 def test_every_operator_is_among_those_checked():

@@ -3,6 +3,7 @@ reduced precision."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fastliver.kernels import reference
 
@@ -65,3 +66,21 @@ def test_losses_of_reduced_predictions_are_fp32(dtype):
         got, exact = loss(logits, pairs), loss(logits.double(), pairs.double())
         assert got.dtype == torch.float32
         torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=0)
+
+
+TRANSFORMS = {
+    "grad": lambda f, x: torch.func.grad(lambda x: f(x).pow(3).sum())(x),
+    "vmap": lambda f, x: torch.func.vmap(lambda image: f(image[None])[0])(x),
+    "jvp": lambda f, x: torch.func.jvp(f, (x,), (x.square(),))[1],
+    "vmap of grad": lambda f, x: torch.func.vmap(torch.func.grad(lambda image: f(image[None]).pow(3).sum()))(x),
+}
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_torch_func_transforms_an_instance_norm(name, channels_last):
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64).contiguous(memory_format=form)
+    got = TRANSFORMS[name](reference.instance_norm_act, x)
+    expected = TRANSFORMS[name](lambda x: F.relu(F.instance_norm(x)), x.contiguous())
+    torch.testing.assert_close(got, expected)

@@ -34,9 +34,7 @@ def test_more_channels_than_a_block(compare, noise, channels_last):
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_several_tiles(compare, noise, monkeypatch, channels_last):
-    monkeypatch.setattr("fastliver.kernels.geometry.TILE", 16)
-    monkeypatch.setattr("fastliver.kernels.geometry.WIDE_CHANNELS", 2)
+def test_several_tiles(compare, noise, small_tiles, channels_last):
     compare(*_both(2), noise(1, 3, 5, 7, channels_last=channels_last))
 
 

@@ -15,8 +15,7 @@ from fastliver.models import ResNetGenerator, UNet
 
 LAST = torch.channels_last
 FORMATS = [torch.float32, torch.bfloat16]
-HERE = {dtype: not MISSING and torch.ops.fastliver.has_winograd(dtype == torch.bfloat16) for dtype in FORMATS}
-fast = pytest.mark.skipif(not all(HERE.values()), reason=f"no Winograd loops here: {MISSING or HERE}")
+fast = pytest.mark.skipif(list(winograd.DTYPES) != FORMATS, reason=f"no Winograd loops: {MISSING or winograd.DTYPES}")
 formats = pytest.mark.parametrize("dtype", FORMATS, ids=["fp32", "bf16"])
 
 
@@ -304,7 +303,7 @@ def test_kernels_chosen_by_name_are_not_winograds(choice, monkeypatch):
 
 def test_without_the_extension_or_its_instructions_pytorch_convolves(monkeypatch):
     x, weight = torch.randn(1, 32, 6, 6).contiguous(memory_format=LAST), torch.randn(32, 32, 3, 3)
-    monkeypatch.setattr(winograd, "MISSING", "not built")
+    monkeypatch.setattr(winograd, "DTYPES", ())
     with Operators() as operators:
         y = conv3x3(x, weight, padding=1)
     assert not operators.winograd
@@ -327,6 +326,39 @@ def test_fake_tensors_and_compilers_see_a_convolution():
     assert len(graphs) == 1
     assert "conv2d" in graphs[0]
     assert "winograd" not in graphs[0]
+
+
+def _penalty(convolve: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor) -> list[Tensor]:
+    leaves = [leaf.detach().requires_grad_() for leaf in (x, weight, bias)]
+    first = torch.autograd.grad(convolve(*leaves).square().sum(), leaves, create_graph=True)
+    return [*first, *torch.autograd.grad(sum(grad.square().sum() for grad in first), leaves)]
+
+
+TRANSFORMS = {
+    "second derivatives": _penalty,
+    "grad": lambda f, *args: torch.func.grad(lambda *args: f(*args).square().sum(), argnums=(0, 1, 2))(*args),
+    "vmap": lambda f, x, w, b: [torch.func.vmap(lambda image: f(image[None], w, b)[0])(x)],
+    "jvp": lambda f, *args: torch.func.jvp(f, args, tuple(torch.ones_like(x) for x in args)),
+    "trace": lambda f, *args: [torch.jit.trace(f, args, check_trace=False)(*args)],
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_derivatives_of_any_kind_and_traces_are_those_of_a_convolution(name, agree):
+    torch.manual_seed(0)
+    x = torch.randn(3, 32, 6, 7).contiguous(memory_format=LAST)
+    weight, bias = torch.randn(32, 32, 3, 3) / 17, torch.randn(32)
+    results = [TRANSFORMS[name](convolve, x, weight, bias) for convolve in (conv3x3, F.conv2d)]
+    for got, expected in zip(*results, strict=True):
+        agree(got.detach(), expected.detach())
+
+
+@pytest.mark.parametrize("bias", [torch.ones(32).bfloat16(), torch.ones(64)[::2]], ids=["bf16", "strided"])
+def test_a_bias_of_any_kind_under_autocast(bias):
+    x, weight = torch.randn(1, 32, 6, 6).contiguous(memory_format=LAST), torch.randn(32, 32, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(conv3x3(x, weight, bias), F.conv2d(x, weight, bias))
 
 
 @fast
@@ -358,5 +390,9 @@ def test_what_does_not_fit_is_refused():
         conv3x3(_last(1, 32, 2, 5), _last(32, 32, 3, 3))
     with pytest.raises(ValueError, match="weight"):
         conv3x3(_last(1, 32, 5, 5), _last(32, 64, 3, 3))
+    with pytest.raises(RuntimeError, match="weight to be at least 1"):  # as F.conv2d
+        conv3x3(_last(1, 32, 5, 5), torch.ones(0, 32, 3, 3))
+    with pytest.raises(ValueError, match="K in multiples of 32"):
+        torch.ops.fastliver.winograd_conv(_last(1, 32, 5, 5), torch.ones(0, 32, 3, 3), None, 1, False)
     with pytest.raises(ValueError, match="bias"):
         conv3x3(_last(1, 32, 5, 5), _last(32, 32, 3, 3), torch.zeros(3))

@@ -55,8 +55,8 @@ def save(
     """
     path = folder / f"step-{step:08d}"
     for abandoned in folder.glob(".*"):
-        # A kill while writing left it; one training alone writes here.
-        shutil.rmtree(abandoned)
+        # A kill while writing left it; one training alone writes here. A file is somebody else's, and stays.
+        shutil.rmtree(abandoned, ignore_errors=True)
     states = {"state.pt": pack(state), **{f"rank-{rank}.pt": packed for rank, packed in enumerate(rank_states)}}
     _write(path, weights, states, {**meta, "step": step})
     # What claims to be later was damaged, or training would have gone on from it.

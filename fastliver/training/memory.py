@@ -184,7 +184,7 @@ def measure_steps(make: Callable[[], Trainer], slices: Iterable[Slices] = ()) ->
         live.label("optimizer", (state for state in states if isinstance(state, Tensor)))
         live.label_rest("buffers")
         live.peak = {}
-        trainer.step(0, 1)
+        trainer.step(*divmod(1, trainer.steps_per_epoch))
     return StepMemory(**live.peak)
 
 

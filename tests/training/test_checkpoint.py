@@ -127,10 +127,11 @@ def test_a_checkpoint_cut_off_while_it_is_written_leaves_nothing(tmp_path, monke
 
 def test_a_temporary_folder_that_a_kill_left_is_not_taken_for_a_checkpoint_and_goes_with_the_next(tmp_path):
     left = _save(tmp_path, 5).rename(tmp_path / ".step-00000005.abcdef")  # whole, but without its name
+    (tmp_path / ".DS_Store").touch()  # somebody else's: no reason to end a training
     assert checkpoint.latest(tmp_path) == (None, [])
     _save(tmp_path, 6)
     assert not left.exists()
-    assert _names(tmp_path) == ["step-00000006"]
+    assert _names(tmp_path) == [".DS_Store", "step-00000006"]
 
 
 class _Malice:

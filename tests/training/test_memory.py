@@ -166,3 +166,7 @@ def test_the_papers_networks_stay_within_bounds(name, batch, precision, checkpoi
     counted = step_memory(workload, precision, checkpoint_blocks)
     total = (counted.total - counted.slices) / GIB
     assert 0.8 * bound < total <= bound
+
+
+def test_an_epoch_of_one_step_is_counted_too():
+    assert step_memory(Workload("unet", TrainConfig(), (2,)), resident=False).activations > 0

@@ -13,7 +13,6 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from fastliver.errors import InputError
-from fastliver.inference.segmentation import THRESHOLD
 from fastliver.reporting.picture import SKY, VERMILLION, YELLOW, Picture, new_figure
 from fastliver.reporting.results import SOURCES, Group, find, load_groups, shown
 from fastliver.run_folder import RunFolder
@@ -22,6 +21,8 @@ Array = NDArray[Any]
 
 ROWS = 5
 AGREEMENT, MISSED, EXTRA = SKY, YELLOW, VERMILLION
+THRESHOLD = 0.5
+"""A pixel is liver above this probability, as in the scores."""
 
 
 def _load(run: RunFolder, name: str) -> dict[str, Array] | None:

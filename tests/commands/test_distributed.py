@@ -76,7 +76,7 @@ def test_two_ranks_of_one_image_are_one_rank_of_two(launch: Any, train: Any, pha
     train(*options, "--name=one", "--essnet-batch=2").succeeded()
     two, one = tmp_path / "two", tmp_path / "one"
     assert len(losses(one)) == 8
-    assert_close(losses(two), losses(one), rel=1e-3)
+    assert_close(losses(two), losses(one), rel=3e-3)
     found, expected = (
         load_file(run / "checkpoints" / "essnet" / "final" / "weights.safetensors") for run in (two, one)
     )

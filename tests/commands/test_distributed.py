@@ -68,7 +68,17 @@ def assert_close(found: list[dict[str, Any]], expected: list[dict[str, Any]], re
 
 def test_two_ranks_of_one_image_are_one_rank_of_two(launch: Any, train: Any, phantom: Path, tmp_path: Path) -> None:
     """EssNet without image pools, which each rank has of its own."""
-    options = ("--data", phantom, "--runs", tmp_path, "--stage=essnet", "--essnet-pool=0", "--essnet-epochs=2")
+    # Not seed 0: there the last bit of a weight, on one rank alone, moves the last step's losses by 1.6e-3.
+    options = (
+        "--data",
+        phantom,
+        "--runs",
+        tmp_path,
+        "--stage=essnet",
+        "--essnet-pool=0",
+        "--essnet-epochs=2",
+        "--seed=1",
+    )
     ranks = [running.wait() for running in launch(*options, "--name=two", "--essnet-batch=1")]
     out = ranks[0].succeeded()
     assert ranks[1].succeeded() == "", "only the first rank speaks"
@@ -76,7 +86,8 @@ def test_two_ranks_of_one_image_are_one_rank_of_two(launch: Any, train: Any, pha
     train(*options, "--name=one", "--essnet-batch=2").succeeded()
     two, one = tmp_path / "two", tmp_path / "one"
     assert len(losses(one)) == 8
-    assert_close(losses(two), losses(one), rel=3e-3)
+    assert_close(losses(two)[:2], losses(one)[:2], rel=1e-6)
+    assert_close(losses(two), losses(one), rel=1e-3)
     found, expected = (
         load_file(run / "checkpoints" / "essnet" / "final" / "weights.safetensors") for run in (two, one)
     )

@@ -105,6 +105,6 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         ValueError: for shapes that don't fit.
     """
     reference.check_same_shape("logits without their classes", logits[:, 0], "labels", labels)
-    if not use_triton(logits, labels=labels):
+    if not use_triton(logits, target=labels):
         return reference.pixel_cross_entropy(logits, labels)
     return PixelCrossEntropyFunction.apply(gapless(logits), labels)

@@ -46,9 +46,9 @@ def within_reach(x: Tensor) -> bool:
     return sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True)) < REACH
 
 
-def _kernels_serve(x: Tensor, other: Tensor | None, labels: Tensor | None, pad: int) -> bool:
+def _kernels_serve(x: Tensor, other: Tensor | None, target: Tensor | None, pad: int) -> bool:
     """Whether kernels compute what the reference does on these tensors; `use_triton` describes them."""
-    beside = [tensor for tensor in (other, labels) if tensor is not None]
+    beside = [tensor for tensor in (other, target) if tensor is not None]
     return (
         x.dim() == 4
         and x.numel() > 0
@@ -60,13 +60,13 @@ def _kernels_serve(x: Tensor, other: Tensor | None, labels: Tensor | None, pad: 
     )
 
 
-def use_triton(x: Tensor, other: Tensor | None = None, labels: Tensor | None = None, pad: int = 0) -> bool:
+def use_triton(x: Tensor, other: Tensor | None = None, target: Tensor | None = None, pad: int = 0) -> bool:
     """Whether an operator runs Triton kernels. Where they don't serve, the reference does on any device.
 
     Args:
         x: kernels take (N, C, H, W), not empty, of fp32, fp16 or bf16, and of a reach of 2^31 elements a sample.
         other: of the same shape, if there is one; kernels take it on the same device and of the same dtype.
-        labels: (N, H, W) on the same device, of any dtype.
+        target: what has no gradient, such as labels (N, H, W) or an image, on the same device and of any dtype.
         pad: of the result.
 
     Raises:
@@ -77,7 +77,7 @@ def use_triton(x: Tensor, other: Tensor | None = None, labels: Tensor | None = N
     choice = os.environ.get("FASTLIVER_KERNELS", "")
     if choice not in CHOICES:
         raise ValueError(f"FASTLIVER_KERNELS={choice}: expected torch, triton or nothing")
-    if choice == "torch" or (choice == "" and not x.is_cuda) or not _kernels_serve(x, other, labels, pad):
+    if choice == "torch" or (choice == "" and not x.is_cuda) or not _kernels_serve(x, other, target, pad):
         return False
     if isinstance(triton, _Absent):
         asked = "FASTLIVER_KERNELS=triton" if choice else f"a tensor on {x.device}"

@@ -207,7 +207,7 @@ def _in_order_of(like: Tensor, x: Tensor) -> Tensor:
     # The stride along a side of one element says nothing: images of one channel are in every format.
     moves = [n for n, size in enumerate(x.shape) if size > 1]
     same = all(x.stride(n) == like.stride(n) for n in moves)
-    return x if same else torch.empty_like(like).copy_(x)
+    return x if same else torch.empty_like(like, dtype=x.dtype).copy_(x)
 
 
 def patch_adversarial_loss(logits: Tensor, target_is_real: bool, mode: str = "bce") -> Tensor:
@@ -255,7 +255,8 @@ def cycle_l1_loss(a: Tensor, b: Tensor) -> Tensor:
         ValueError: for tensors of two shapes.
     """
     reference.check_same_shape("a", a, "b", b)
-    if not use_triton(a, b):
+    # In 16 bits a generator gives another dtype than that of the image which its output is held against.
+    if not (use_triton(a, b) if b.requires_grad else use_triton(a, target=b)):
         return reference.cycle_l1_loss(a, b)
     a = gapless(a)
     return PointwiseLossFunction.apply(a, _in_order_of(a, b), 0.0, "l1")
@@ -275,7 +276,7 @@ def binary_cross_entropy_with_logits(logits: Tensor, labels: Tensor) -> Tensor:
     reference.check_same_shape("logits without their channel", logits[:, 0], "labels", labels)
     if labels.requires_grad:
         raise ValueError("labels require a gradient, but this loss has none for them: detach them")
-    if not use_triton(logits, labels=labels):
+    if not use_triton(logits, target=labels):
         return reference.binary_cross_entropy_with_logits(logits, labels)
     # With one channel the elements of logits and labels lie in the same order.
     return PointwiseLossFunction.apply(gapless(logits), labels.contiguous(), 0.0, "bce")

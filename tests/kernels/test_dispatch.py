@@ -120,7 +120,7 @@ UNSERVED = {
     "padded integers": ("reflect_pad", X.long(), 1),
     "one padded plane": ("reflect_pad", X[0], 1),
     "L1 of float64": ("cycle_l1_loss", X.double(), X.double() + 1),
-    "L1 of two dtypes": ("cycle_l1_loss", X, X.half()),
+    "L1 of two dtypes, a gradient for both": ("cycle_l1_loss", X, X.half().requires_grad_()),
     "L1 of nothing": ("cycle_l1_loss", X[:0], X[:0]),
     "L1 on two devices": ("cycle_l1_loss", X, X.to("meta")),
     "adversarial of float64": ("patch_adversarial_loss", X.double(), True),
@@ -159,7 +159,7 @@ def test_samples_beyond_the_reach_of_32_bit_offsets_are_the_references(monkeypat
             labels = torch.empty_strided((1, channels, 4), (0, 2**30, 1), dtype=torch.uint8)
             assert use_triton(x) == serves
             assert use_triton(x[:, :1], x) == serves
-            assert use_triton(torch.empty(1, 1, channels, 4), labels=labels) == serves
+            assert use_triton(torch.empty(1, 1, channels, 4), target=labels) == serves
             assert _runs_kernels(x) == serves
             assert (reflect_pad(x, 1).grad_fn.name() == "ReflectPadFunctionBackward") == serves
             assert (reachable(x) is x) == serves

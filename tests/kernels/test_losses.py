@@ -84,6 +84,20 @@ def test_cycle_loss_of_tensors_in_two_formats(compare, noise, swapped):
     compare(cycle_l1_loss, reference.cycle_l1_loss, *((b, a) if swapped else (a, b)))
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_cycle_loss_against_an_image_of_another_dtype_is_the_kernels(noise, channels_last, monkeypatch):
+    a, image = noise(2, 3, 4, 5, dtype=torch.bfloat16, channels_last=channels_last), noise(2, 3, 4, 5, seed=1)
+    exact = a.double().requires_grad_()
+    expected = reference.cycle_l1_loss(exact, image.double())
+    expected.backward()
+    monkeypatch.setattr(reference, "cycle_l1_loss", None)
+    a.requires_grad_()
+    loss = cycle_l1_loss(a, image)
+    loss.backward()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(a.grad.double(), exact.grad, rtol=2**-7, atol=0)
+
+
 def test_cycle_loss_gives_each_side_its_gradient_and_equal_elements_none(noise):
     a, b = noise(1, 1, 2, 2), noise(1, 1, 2, 2, seed=1)
     b[0, 0, 0, 0] = a[0, 0, 0, 0]

@@ -1,5 +1,6 @@
 """In channels_last no activation changes its layout, from the images to the weights' gradients: a profile's copies."""
 
+import sys
 from collections import Counter
 
 import pytest
@@ -9,6 +10,7 @@ from torch.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastliver.config import EssNetConfig, UNetConfig
+from fastliver.kernels import dispatch
 from fastliver.models import EssNet, UNet
 from fastliver.training.essnet import EssNetTrainer
 from fastliver.training.precision import Precision
@@ -121,3 +123,20 @@ def test_the_kernels_copy_nothing_in_a_step_of_the_generators(monkeypatch):
     with Copies() as copies:
         trainer.generator_step(images, batch.labels[:, :32, :32].contiguous(), images)
     assert copies.seen == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("kind", ["essnet", "unet"])
+def test_kernels_serve_all_that_a_step_asks_for(kind, precision, monkeypatch):
+    """What they leave to the reference would be slower on a GPU, and nothing would say so."""
+    served = []
+
+    def use_triton(x, other=None, target=None, pad=0):
+        served.append(dispatch._kernels_serve(x, other, target, pad))
+        return False
+
+    for module in ("cross_entropy", "instance_norm", "pointwise_loss", "reflect_pad"):
+        monkeypatch.setattr(sys.modules[f"fastliver.kernels.{module}"], "use_triton", use_triton)
+    _trainer(kind, Precision(precision, torch.device("cpu"))).step(0, 0)
+    assert served
+    assert all(served)

@@ -47,10 +47,10 @@ def _warn_once(reason: str) -> None:
 @functools.cache
 def _fault(device: torch.device) -> str:
     """What keeps the kernel from counting one pixel on a GPU, such as code for others alone; empty where it counts."""
-    pixel = torch.zeros((1, 1), dtype=torch.uint8, device=device)
     try:
+        pixel = torch.zeros((1, 1), dtype=torch.uint8, device=device)
         torch.ops.fastliver.overlap_counts(pixel, pixel, 2)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
         return f"the extension's kernel does not run on {device} ({error})"
     return ""
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import errno
+import io
 import os
+import sys
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +29,10 @@ def run_command(main: Callable[[], None], again: Callable[[], str] = run_again) 
         main: the command.
         again: says how to go on with what was interrupted; called only then.
     """
-    console = Console(stderr=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to end
+    console = Console(stderr=True, emoji=False)
     rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else None
 
     def fail(message: str, code: int) -> int:

@@ -167,15 +167,18 @@ def as_json(rows: dict[str, dict[str, float]]) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    console = Console(markup=False, highlight=False)
+    console = Console(markup=False, emoji=False, highlight=False)
     options = build_parser().parse_args(list(arguments))
     cases = match(*(find_masks(Path(options[side]), options.mr_sequence) for side in ("pred", "truth")))
     labels = [options[name] if options[name] is not None else options.label for name in ("pred_label", "truth_label")]
     rows: dict[str, dict[str, float]] = {}
+    found = [False, False]
     with bar(console, "comparing", len(cases)) as progress:
         for case, prediction, truth in cases:
             predicted = read_mask(prediction, labels[0], options.mr_sequence)
-            both = pair(predicted, read_mask(truth, labels[1], options.mr_sequence), options.spacing)
+            true = read_mask(truth, labels[1], options.mr_sequence)
+            found = [known or bool(mask.voxels.any()) for known, mask in zip(found, (predicted, true), strict=True)]
+            both = pair(predicted, true, options.spacing)
             mask = both.predicted
             if options.largest_component:
                 mask = largest_component(mask)
@@ -183,6 +186,9 @@ def main(arguments: Sequence[str]) -> None:
                 mask = fill_holes(mask)
             rows[case] = as_row(volume_scores(mask, both.true, both.spacing))
             progress.update(len(rows), case)
+    for side, label, there in zip(("pred", "truth"), labels, found, strict=True):
+        if label is not None and not there:
+            raise InputError(f"{options[side]}: no mask holds label {label}; correct --label, or --{side}-label")
     print_table(rows, console)
     if options.csv is not None:
         write_file(Path(options.csv), as_csv(rows))

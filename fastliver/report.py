@@ -109,7 +109,7 @@ def measure_features(run: RunFolder, network: FeatureNetwork, mr: SliceStore, co
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    console = Console(markup=False, highlight=False)
+    console = Console(markup=False, emoji=False, highlight=False)
     options = build_parser().parse_args(list(arguments))
     run = RunFolder.open(Path(options.run))
     if options.feature_network is not None:

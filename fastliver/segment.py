@@ -192,7 +192,7 @@ def check_one(cases: Sequence[Case], options: Namespace) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    console = Console(markup=False, highlight=False)
+    console = Console(markup=False, emoji=False, highlight=False)
     options = build_parser().parse_args(list(arguments))
     check(options)
     shard = Shard.parse(options.shard)

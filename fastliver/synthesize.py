@@ -304,7 +304,7 @@ def add_real(cases: Sequence[Case], out: Path, force: bool, console: Console) ->
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    console = Console(markup=False, highlight=False)
+    console = Console(markup=False, emoji=False, highlight=False)
     options = build_parser().parse_args(list(arguments))
     check(options)
     out, shard = Path(options.out), Shard.parse(options.shard)

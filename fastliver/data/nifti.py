@@ -4,6 +4,7 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,18 @@ def read_case(image: Path, label: Path | None, liver: Sequence[int], ignored: Se
     )
 
 
+def _read_noted(
+    modality: Modality, image: Path, label: Path | None, liver: tuple[int, ...], ignored: tuple[int, ...]
+) -> Volume:
+    """A case of a data set, whose description is believed; with a note where the grey values contradict it."""
+    volume = read_case(image, label, liver, ignored)
+    low, high = float(volume.image.min()), float(volume.image.max())
+    if modality == "CT" and low >= 0:
+        note = f"{image}: grey values from {low:g} to {high:g} are hardly the Hounsfield units of a CT (air -1000)"
+        return replace(volume, notes=(*volume.notes, note))
+    return volume
+
+
 def find_studies(
     folder: Path, modality: Modality, liver_label: str | None, patient_pattern: str | None = None
 ) -> list[Study]:
@@ -227,7 +240,7 @@ def find_studies(
                 series=image.name,
                 paths=(image, *([label] if label and label.exists() else [])),
                 labelled=labelled,
-                read=partial(read_case, image, label, liver, ignored),
+                read=partial(_read_noted, modality, image, label, liver, ignored),
                 options=str(liver) + (f" ignoring {ignored}" if ignored else ""),
                 may_ignore=bool(ignored),
             )

@@ -84,7 +84,7 @@ def metadata(model: Model, trained: Trained) -> dict[str, str]:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the command."""
-    console = Console(markup=False, highlight=False)
+    console = Console(markup=False, emoji=False, highlight=False)
     options = build_parser().parse_args(list(arguments))
     model = load(options.run, "cpu")
     networks = available(model, options.arrangement, options.network)

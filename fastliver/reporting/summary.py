@@ -8,6 +8,8 @@ from fastliver.run_folder import RunFolder
 
 QUESTION = "Did synthetic MR help?"
 FEW_PATIENTS = 5
+POOR_AGREEMENT = 0.5
+"""Mean Dice of S's segmentations and the carried labels below which a page warns of the synthetic images."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,15 @@ def caveats(run: RunFolder) -> list[Caveat]:
                 "--unet-epoch-slices gives all as many steps."
             )
         )
+    for job in ("essnet", "cyclegan"):
+        agreement = (run.read_result(f"quality-{job}") or {}).get("agreement")
+        if agreement and agreement["mean"] < POOR_AGREEMENT:
+            found.append(
+                Caveat(
+                    f"The synthetic MR hardly shows the liver where its label says: S finds it there to Dice "
+                    f"{agreement['mean']:.2f} only."
+                )
+            )
     split = data["split"]
     if split["warning"]:
         found.append(Caveat(split["warning"]))

@@ -210,6 +210,8 @@ def test_labels_and_spacing_are_given_for_both_or_for_one_side(evaluate, tmp_pat
     for options in (["--pred-label=2"], ["--label=63", "--pred-label=2"], ["--pred-label=2", "--truth-label=63"]):
         assert "1.0000" in evaluate(several, folder, *options).succeeded()
     assert "1.0000" in evaluate(several, several, "--label=7").succeeded()
+    evaluate(several, several, "--label=3").refused(several, "no mask holds label 3", "--pred-label")
+    evaluate(several, several, "--label=7", "--truth-label=4").refused("no mask holds label 4", "--truth-label")
     evaluate(folder, folder).refused(folder, "--spacing")
     out = evaluate(folder, write(tmp_path / "others", slab(2, 6)), "--spacing=[7.5,1,1]").succeeded()
     assert "7.500" in out  # the distance from slice 4 to slice 5

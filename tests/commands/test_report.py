@@ -1,7 +1,10 @@
 """`python -m fastliver.report` from outside: the page made again, FID and KID with a named network, and refusals."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +155,13 @@ def test_refuses_features_without_synthetic_images(report, run, tmp_path) -> Non
     file = network(tmp_path / "moments.onnx")
     shutil.rmtree(run / "synthetic")
     report(run, f"--feature-network={file}").refused(run, "no synthetic images", "--stage synthesize")
+
+
+def test_letters_that_a_terminal_lacks_are_replaced(run) -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "fastliver.report", str(run)],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"},
+        capture_output=True,
+    )
+    assert found.returncode == 0, found.stderr[-500:]
+    assert "? Dice" in found.stdout.decode("latin-1")

@@ -333,3 +333,25 @@ def test_cases_of_one_patient_stand_on_one_side(dataset, tmp_path):
     whole = build_store(Source(dataset(), "CT", patient_pattern="^a").studies(), rule, 32, tmp_path / "stores")
     assert whole.patients == ["a"]
     assert len(whole) == len(store)
+
+
+def test_grey_values_that_are_no_hounsfield_units_are_noted(dataset, write_nifti):
+    folder = dataset()
+    write_nifti(folder / "imagesTr" / "a_002_0000.nii.gz", (VOXELS - 1000).astype(np.int16))
+    shifted, right = (study.read().notes for study in Source(folder, "CT").studies())
+    assert "hardly the Hounsfield units of a CT" in shifted[0]
+    assert "a_001" in shifted[0]
+    assert right == ()
+
+
+def test_a_store_that_another_run_builds_meanwhile_is_taken(dataset, tmp_path):
+    studies, rule = Source(dataset(), "CT").studies(), IntensityRule("CT", 0, 100)
+    others = []
+
+    def meanwhile(done, total, slices):
+        if not others:
+            others.append(build_store(studies, rule, 8, tmp_path / "stores"))
+
+    store = build_store(studies, rule, 8, tmp_path / "stores", on_study=meanwhile)
+    assert store.path == others[0].path
+    assert [path.name for path in (tmp_path / "stores").iterdir()] == [store.path.name]

@@ -207,6 +207,12 @@ def test_caveats(make_run: MakeRun) -> None:
     assert caveats(run)[0].text.startswith("Real only (350): a U-Net found no liver")
     assert [caveat.text for caveat in caveats(run)[1:]] == ["Tested on 2 patients: too few to speak for others.",
                                                             "CT: 1 file was skipped."]  # fmt: skip
+    found = run.read_result("quality-essnet")
+    assert found is not None
+    run.write_result("quality-essnet", found | {"agreement": found["agreement"] | {"mean": 0.31}})
+    assert "hardly shows the liver" in caveats(run)[1].text
+    assert "Dice 0.31" in caveats(run)[1].text
+    run.write_result("quality-essnet", found)
     (run.root / "results" / "unet-real-0-seed0.json").unlink()
     data = run.read_result("data")
     assert data is not None

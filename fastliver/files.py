@@ -1,5 +1,6 @@
 """Writing files so that a reader sees the old content or the new one, never half of either."""
 
+import errno
 import io
 import json
 import os
@@ -14,7 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastliver.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
 ABANDONED_SECONDS = 24 * 3600
+
+LOCK = "lock"
+"""In a folder that one process may have for itself; see `sole_owner`."""
 
 
 def _sync_folder(folder: Path) -> None:
@@ -121,6 +132,34 @@ def new_folder(path: Path, replace: bool = True) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextmanager
+def sole_owner(folder: Path) -> Iterator[None]:
+    """Let no other process have `folder`, which is made if need be, until the block ends or this process does.
+
+    Where the file system has no locks nothing keeps two apart.
+
+    Raises:
+        InputError: when another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"{folder}: another process is at work there; wait for it or stop it, or choose another name"
+                ) from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                    raise
+        try:
+            yield
+        finally:
+            if all(item.name == LOCK for item in folder.iterdir()):  # nothing came of it
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:

@@ -6,6 +6,7 @@ Without data it writes a phantom data set and trains on that at a reduced size.
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from fastliver.cli import add_settings, parse, read_settings, run_command
 from fastliver.config import PRESETS, TrainConfig, flatten, unflatten
 from fastliver.data.phantom import PhantomSpec, write_phantom
 from fastliver.errors import InputError, run_again
-from fastliver.files import read_json, write_file, write_json
+from fastliver.files import LOCK, sole_owner, write_file, write_json
 from fastliver.reporting import build_report, print_tables
 from fastliver.run_folder import RunFolder
 from fastliver.training.distributed import Launch, Ranks, join
@@ -159,9 +160,12 @@ def find_run(
     if options.resume is not None:
         return options, config, RunFolder(Path(options.resume))
     name = options.name or f"{config.preset}-{now:%Y%m%d-%H%M%S}"
+    if launch is not None and launch.may_restart and launch.job is None:
+        raise InputError(
+            "--rdzv-id is missing: after a failure torchrun's --max-restarts could not tell this run from others; add "
+            "one of your own, such as --rdzv-id 7"
+        )
     if launch is not None and launch.may_restart and options.name is None:
-        if launch.job is None:
-            raise InputError("--name is missing: torchrun's --max-restarts could not find the run again; name it")
         name = f"{config.preset}-{launch.job}"
     folder = RunFolder(Path(options.runs) / name)
     if launch is not None and _began(folder, launch):
@@ -179,14 +183,15 @@ def _holds_others(folder: RunFolder) -> bool:
         return False
     if not folder.root.is_dir():
         return True
-    return any(path != folder.environment and path.name[0] != "." for path in folder.root.iterdir())
+    begun = (folder.environment.name, LOCK)
+    return any(path.name not in begun and path.name[0] != "." for path in folder.root.iterdir())
 
 
 def _began(folder: RunFolder, launch: Launch) -> bool:
     """Whether the run in the folder is one that this torchrun began, before it started the processes anew."""
-    if not folder.config.exists() or (launch.job is None and not launch.restarts):
+    if launch.job is None or not folder.config.exists():
         return False
-    return read_json(folder.environment).get("torchrun") == launch.job
+    return folder.read_environment().get("torchrun") == launch.job
 
 
 def make_phantom(folder: Path, console: Console) -> Path:
@@ -220,11 +225,12 @@ class GoOn:
 def main(arguments: Sequence[str], go_on: GoOn) -> None:
     """Run the command."""
     launch = Launch.find()
-    with Signals(forwarded=launch is not None) as signals, join(go_on) as ranks:
+    with Signals(forwarded=launch is not None) as signals, join(go_on) as ranks, ExitStack() as held:
         # Paths and names may hold brackets: nothing printed is markup.
-        console = Console(markup=False, highlight=False, quiet=not ranks.is_main)
+        console = Console(markup=False, emoji=False, highlight=False, quiet=not ranks.is_main)
         now = ranks.broadcast(datetime.now())
         options, config, folder = ranks.first(lambda: find_run(arguments, launch, now))
+        ranks.only(lambda: held.enter_context(sole_owner(folder.root)))
         go_on.folder = folder
         if config.engine.deterministic:
             make_deterministic()

@@ -39,12 +39,14 @@ class Checkpoint:
 
         Raises:
             DamagedCheckpoint: when a file is missing or differs from what was written.
+            InputError: for one of another version's format, which is whole and must not give way as a damaged one does.
         """
         try:
             meta = read_json(path / "checkpoint.json")
             if meta["format"] != FORMAT:
-                raise DamagedCheckpoint(
-                    f"{path / 'checkpoint.json'}: format is {meta['format']}, expected {FORMAT}; delete {path}"
+                raise InputError(
+                    f"{path / 'checkpoint.json'}: format is {meta['format']}, expected {FORMAT}; go on with the "
+                    "fastliver that wrote it, or start a new run"
                 )
             if digest(canonical(meta)) != meta["digest"]:
                 raise DamagedCheckpoint(

@@ -74,6 +74,11 @@ class SliceStore:
         Raises:
             InputError: when the folder isn't a store, is of another format, or its files disagree.
         """
+        if not (path / "store.json").exists():
+            raise InputError(
+                f"{path}: no slice store (store.json is missing); name another folder, or, if "
+                "fastliver wrote it, delete it and run again"
+            )
         try:
             meta = read_json(path / "store.json")
             if meta["format"] != FORMAT:

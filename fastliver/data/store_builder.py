@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from fastliver.data.pipeline import Pipeline, PreparedStudy, Road
 from fastliver.data.store import FORMAT, SliceStore, StoreWriter, study_records
 from fastliver.data.study import Study
 from fastliver.errors import InputError
-from fastliver.files import new_folder
+from fastliver.files import new_folder, remove_folder
 
 
 def inputs_hash(studies: Iterable[Study], rule: IntensityRule, size: int, skip_bad: bool) -> str:
@@ -55,10 +55,15 @@ def build_store(
         store = SliceStore.open(path)
         if store.meta.get("hash") == key:
             return store
+        remove_folder(path)
     skipped: list[str] = []
     notes: list[str] = []
     pipeline = Pipeline(rule, size, road)
-    with new_folder(path) as temporary, closing(pipeline.prepare(studies)) as prepared:
+    with (
+        _unless_built(path),
+        new_folder(path, replace=False) as temporary,
+        closing(pipeline.prepare(studies)) as prepared,
+    ):
         writer = StoreWriter(temporary, rule.modality, size, rule, studies[0].labelled)
         for number, outcome in enumerate(prepared):
             skipped += studies[number].skipped
@@ -78,6 +83,16 @@ def build_store(
             )
         writer.finish(hash=key, skipped=skipped, notes=notes)
     return SliceStore.open(path)
+
+
+@contextmanager
+def _unless_built(path: Path) -> Iterator[None]:
+    """Let a failure to give a store its name pass where another run has built the same one meanwhile."""
+    try:
+        yield
+    except OSError:
+        if not path.exists():
+            raise
 
 
 def _add_study(writer: StoreWriter, prepared: PreparedStudy) -> None:

@@ -148,12 +148,10 @@ class Launch:
     Attributes:
         job: torchrun's name of the job (`--rdzv-id`), the same on every machine and after a restart; None where it
             has none.
-        restarts: how often it has started this machine's processes anew after a failure of one of them.
         may_restart: whether it would, after a failure (`--max-restarts`).
     """
 
     job: str | None
-    restarts: int
     may_restart: bool
 
     @staticmethod
@@ -162,10 +160,8 @@ class Launch:
         job = os.environ.get("TORCHELASTIC_RUN_ID")
         if job is None:
             return None
-        restarts, most = (
-            int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS")
-        )
-        return Launch(job if job not in ("", "none") else None, restarts, most > 0)
+        most = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+        return Launch(job if job not in ("", "none") else None, most > 0)
 
 
 @contextmanager

@@ -194,6 +194,8 @@ def _resume(trainer: Trainer, guard: Guard, folder: Path, ranks: Ranks, console:
         found, warnings = checkpoint.latest(folder)
         for warning in warnings:
             console.print(f"warning: {warning}; left out", style="yellow")
+        if warnings and found is None:
+            raise InputError(f"{folder}: no checkpoint is whole; delete the folder to train this network anew")
         if found is not None and found.meta["ranks"] != ranks.count:
             raise InputError(
                 f"{found.path}: written by {found.meta['ranks']} processes, and this run has {ranks.count}; start "

@@ -27,8 +27,8 @@ def begin(folder: Path, job: str | None) -> None:
     ("launch", "name"),
     [
         (None, "default-20260504-130201"),
-        (Launch("job-7", 0, may_restart=False), "default-20260504-130201"),
-        (Launch("job-7", 0, may_restart=True), "default-job-7"),
+        (Launch("job-7", may_restart=False), "default-20260504-130201"),
+        (Launch("job-7", may_restart=True), "default-job-7"),
     ],
 )
 def test_a_run_without_a_name(launch: Launch | None, name: str, tmp_path: Path) -> None:
@@ -37,9 +37,11 @@ def test_a_run_without_a_name(launch: Launch | None, name: str, tmp_path: Path) 
     assert options.resume is None
 
 
-def test_a_restart_could_not_find_a_run_without_any_name(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--name is missing"):
-        find_run(["--data=x", f"--runs={tmp_path}"], Launch(None, 0, may_restart=True), NOW)
+@pytest.mark.parametrize("name", [[], ["--name=mine"]])
+def test_a_restart_could_not_tell_runs_apart_without_torchruns_id(name: list[str], tmp_path: Path) -> None:
+    begin(tmp_path / "mine", None)
+    with pytest.raises(InputError, match="--rdzv-id is missing"):
+        find_run(["--data=x", f"--runs={tmp_path}", *name], Launch(None, may_restart=True), NOW)
 
 
 @pytest.mark.parametrize("arguments", [["--name=mine"], []])
@@ -47,16 +49,16 @@ def test_a_restart_goes_on_with_what_it_began(arguments: list[str], tmp_path: Pa
     root = tmp_path / ("mine" if arguments else "default-job-7")
     begin(root, "job-7")
     line = ["--data=x", f"--runs={tmp_path}", *arguments]
-    options, _, folder = find_run(line, Launch("job-7", 1, may_restart=True), NOW)
+    options, _, folder = find_run(line, Launch("job-7", may_restart=True), NOW)
     assert (folder.root, options.resume) == (root, str(root))
 
 
 @pytest.mark.parametrize(
     ("began", "launch"),
     [
-        ("job-6", Launch("job-7", 1, may_restart=True)),
-        (None, Launch("job-7", 1, may_restart=True)),
-        (None, Launch(None, 0, may_restart=True)),
+        ("job-6", Launch("job-7", may_restart=True)),
+        (None, Launch("job-7", may_restart=True)),
+        (None, Launch(None, may_restart=False)),
         ("job-7", None),
     ],
 )

@@ -18,6 +18,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import BasicTextSRStorage
 
+from fastliver.files import sole_owner
+
 BAD_INPUT, FAILURE = 2, 1
 
 
@@ -363,3 +365,15 @@ def test_small_disk(
     small_disk(20000)
     go_on(train, phantom, runs).succeeded()
     assert learned(runs / "run") == learned(finished)
+
+
+def test_a_folder_that_another_process_trains_in_is_left_alone(train: Any, phantom: Path, tmp_path: Path) -> None:
+    with sole_owner(tmp_path / "mine"):
+        train("--data", phantom, "--runs", tmp_path, "--name=mine").refused(tmp_path / "mine", "another process")
+        (tmp_path / "mine" / "kept").touch()
+    assert {item.name for item in (tmp_path / "mine").iterdir()} == {"kept", "lock"}
+
+
+def test_a_run_that_is_refused_leaves_no_folder(train: Any, tmp_path: Path) -> None:
+    train("--data", tmp_path / "absent", "--runs", tmp_path / "runs", "--name=mine").refused("absent", "does not exist")
+    assert not (tmp_path / "runs" / "mine").exists()

@@ -140,11 +140,19 @@ def test_damaged_last_checkpoint_goes_back_to_the_one_before(
     run = tmp_path / "run"
     ended = kill_when(train, phantom, tmp_path, "run/checkpoints/essnet/step-00000003")
     assert ended.code == -signal.SIGKILL
-    *_, last = sorted((run / "checkpoints" / "essnet").glob("step-*"))
-    weights = last / "weights.safetensors"
-    damaged = bytearray(weights.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    weights.write_bytes(damaged)
+    checkpoints = sorted((run / "checkpoints" / "essnet").glob("step-*"))
+    whole = {path: (path / "weights.safetensors").read_bytes() for path in checkpoints}
+    for path, content in whole.items():
+        damaged = bytearray(content)
+        damaged[len(damaged) // 2] ^= 1
+        (path / "weights.safetensors").write_bytes(damaged)
+    train("--resume", run, small=False).refused(
+        "no checkpoint is whole", "delete the folder to train this network anew"
+    )
+    assert sorted((run / "checkpoints" / "essnet").glob("step-*")) == checkpoints
+    *before, last = checkpoints
+    for path in before:
+        (path / "weights.safetensors").write_bytes(whole[path])
     out = train("--resume", run, "--checkpoint-minutes=3", small=False).succeeded()
     assert "warning" in out
     assert last.name in out

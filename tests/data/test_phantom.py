@@ -236,3 +236,16 @@ def test_a_killed_run_leaves_nothing_that_looks_complete(tmp_path):
 def test_impossible_specs_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         PhantomSpec(**wrong)
+
+
+def test_a_phantom_that_another_run_writes_meanwhile_is_kept(tmp_path):
+    times = []
+
+    def meanwhile(done, total):
+        if done == 1:
+            root = write_phantom(tmp_path / "phantom", TINY)
+            times.extend((path, path.stat().st_mtime_ns) for path in root.rglob("*.dcm"))
+
+    root = write_phantom(tmp_path / "phantom", TINY, meanwhile)
+    assert times
+    assert [(path, path.stat().st_mtime_ns) for path in root.rglob("*.dcm")] == times

@@ -165,7 +165,7 @@ def test_a_store_of_another_format_is_refused(store):
 
 def test_a_folder_that_is_no_store_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(InputError, match="not a whole slice store"):
+        with pytest.raises(InputError, match="no slice store"):
             SliceStore.open(path)
 
 

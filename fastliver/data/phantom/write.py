@@ -99,9 +99,13 @@ def write_phantom(root: Path, spec: PhantomSpec, on_slice: Callable[[int, int], 
     Raises FileExistsError where `root` holds anything else.
     """
     if not _is_there(root, spec):
-        with new_folder(root) as partial:
-            _write_patients(partial / "Train_Sets", spec, on_slice)
-            (partial / "phantom.json").write_text(_manifest(spec))
+        try:
+            with new_folder(root, replace=False) as partial:
+                _write_patients(partial / "Train_Sets", spec, on_slice)
+                (partial / "phantom.json").write_text(_manifest(spec))
+        except OSError:
+            if not _is_there(root, spec):  # as where another run was faster
+                raise
     return root / "Train_Sets"
 
 

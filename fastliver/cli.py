@@ -7,6 +7,7 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -31,7 +32,9 @@ def run_command(main: Callable[[], None], again: Callable[[], str] = run_again) 
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to end
+            with suppress(OSError):  # of a stream that wants to know where it stands
+                # A terminal that lacks a letter is no reason to end.
+                stream.reconfigure(errors="replace")
     console = Console(stderr=True, emoji=False)
     rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else None
 

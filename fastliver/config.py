@@ -34,7 +34,7 @@ class DataConfig:
     patient_pattern: str | None = option(
         None,
         "regular expression for what names the patient in an nnU-Net case's name, such as ^[^_]+, where patients have "
-        "several cases; none: each case is a patient of its own",
+        "several cases; without it each case is a patient of its own",
     )
     skip_bad: bool = option(False, "leave out files that can't be read, and count them in the report")
     image_size: int = option(256, "side of the square slices in pixels, a multiple of 16", 32)
@@ -74,7 +74,7 @@ class EssNetConfig:
     epochs: int = option(100, "epochs at the full learning rate", 1)
     decay_epochs: int = option(0, "further epochs in which the learning rates fall linearly to 0", 0)
     batch: int = option(1, "images of each modality in a step", 1)
-    ct_slices: int | None = option(None, "CT slices to train on; none is all (paper: 350 of 2050)", 1)
+    ct_slices: int | None = option(None, "CT slices to train on; without it all (paper: 350 of 2050)", 1)
     channels: int = option(64, "width of the networks' first layers", 1)
     blocks: int = option(9, "residual blocks of a generator", 1)
     segmentor_tanh: bool = option(False, "end S in tanh, as the public EssNet code does")
@@ -101,8 +101,8 @@ class UNetConfig:
     epochs: int = option(300, "epochs", 1)
     epoch_slices: int | None = option(
         None,
-        "slices in an epoch of every U-Net, so that all take as many steps; none, as in the paper: each of its slices "
-        "once, so that synthetic images make a training longer",
+        "slices in an epoch of every U-Net, so that all take as many steps; without it, as in the paper, each of its "
+        "slices once, so that synthetic images make a training longer",
         1,
     )
     batch: int = option(2, "images in a step", 1)
@@ -133,7 +133,7 @@ class EngineConfig:
     )
     deterministic: bool = option(False, "repeat the same bits on a GPU, at some speed; a CPU always does")
     memory_limit: str | None = option(
-        None, "GPU memory that the whole process may take, such as 6GiB; none: what is free, on cards up to 8 GiB "
+        None, "GPU memory that the whole process may take, such as 6GiB; without it what is free, on cards up to 8 GiB "
         "less 256 MiB"
     )  # fmt: skip
     checkpoint_minutes: float = option(3.0, "minutes of training that a kill may cost", 0)

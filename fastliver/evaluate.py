@@ -39,6 +39,7 @@ def build_parser() -> ArgumentParser:
     """The command's options."""
     parser = ArgumentParser(
         prog="python -m fastliver.evaluate",
+        allow_abbrev=False,
         description="Compare liver masks with the truth: NIfTI, DICOM SEG or folders of CHAOS PNG.",
         epilog="example: python -m fastliver.evaluate --pred results --truth Dataset101/labelsTr --csv scores.csv",
     )

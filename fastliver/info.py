@@ -31,7 +31,9 @@ def parameters() -> list[tuple[str, int]]:
 def main(arguments: list[str]) -> None:
     """Print the tables."""
     ArgumentParser(
-        prog="python -m fastliver.info", description="Networks with their parameter counts, and this machine."
+        prog="python -m fastliver.info",
+        allow_abbrev=False,
+        description="Networks with their parameter counts, and this machine.",
     ).parse_args(arguments)
     console = Console()
     networks = Table("network", "parameters", title=f"fastliver {__version__}")

@@ -25,6 +25,7 @@ def build_parser() -> ArgumentParser:
     """The command's options."""
     parser = ArgumentParser(
         prog="python -m fastliver.report",
+        allow_abbrev=False,
         description="Rebuild a run's tables, figures and report.html from its folder.",
         epilog="example: python -m fastliver.report runs/quick-20260101-120000",
     )

@@ -38,6 +38,7 @@ def build_parser() -> ArgumentParser:
     """The command's options."""
     parser = ArgumentParser(
         prog="python -m fastliver.segment",
+        allow_abbrev=False,
         description="Segment the liver in MR with a trained run.",
         epilog="example: python -m fastliver.segment --run runs/x --mr T2SPIR/DICOM_anon --out liver.dcm",
     )
@@ -200,6 +201,8 @@ def main(arguments: Sequence[str]) -> None:
     segmenter = Segmenter(model, options)
     cases = find_cases(Source(Path(options.mr), "MR", options.mr_sequence, skip_bad=options.skip_bad))
     check_one(cases, options)
+    if options.format == "dicom" and all(case.format == "nifti" for case in cases):
+        raise InputError(f"{options.mr}: is NIfTI, which a DICOM SEG can't refer to; leave --format dicom out")
     for folder in filter(None, (segmenter.out, segmenter.probability)):
         check_results(Path(options.mr), folder, cases, partial(segmenter.result, out=folder))
         if ending_of(folder) is None:

@@ -47,6 +47,7 @@ def build_parser() -> ArgumentParser:
     """The command's options."""
     parser = ArgumentParser(
         prog="python -m fastliver.synthesize",
+        allow_abbrev=False,
         description="Turn CT into synthetic MR with a trained run; a liver label that the CT has is carried along.",
         epilog="example: python -m fastliver.synthesize --run runs/x --ct CHAOS/Train_Sets/CT --out synthetic "
         "--format dicom --qa",
@@ -279,6 +280,21 @@ def check(options: Namespace) -> None:
         )
 
 
+def check_cases(cases: Sequence[Case], options: Namespace) -> None:
+    """Raise InputError for options that no case can meet, before anything is read or written."""
+    if options.format == "dicom" and all(case.format == "nifti" for case in cases):
+        raise InputError(
+            f"{options.ct}: is NIfTI, which has no study for a DICOM series to belong to; choose --format nifti"
+        )
+    wants_label = "--format nnunet" if options.format == "nnunet" else "--min-dice"
+    needed = options.format == "nnunet" or options.min_dice is not None
+    if needed and not any(case.study.labelled for case in cases):
+        raise InputError(
+            f"{options.ct}: has no labels, which {wants_label} needs; name a CHAOS or nnU-Net folder that holds labels "
+            "too, or leave the option out"
+        )
+
+
 def real_name(case: Case) -> str:
     """What a real MR is called in an nnU-Net data set."""
     return f"real_{case.name}"
@@ -318,6 +334,7 @@ def main(arguments: Sequence[str]) -> None:
         real = find_cases(
             Source(Path(options.with_real), "MR", options.mr_sequence, options.liver_label, options.skip_bad)
         )
+    check_cases(cases, options)
     check_results(Path(options.ct), out, cases, synthesizer.result)
     if options.format == "store":
         write_store(synthesizer, cases, shard, console)

@@ -55,6 +55,7 @@ def build_parser() -> ArgumentParser:
     """The command's options."""
     parser = ArgumentParser(
         prog="python -m fastliver.train",
+        allow_abbrev=False,
         description="Train EssNet on unpaired CT and MR, synthesize labelled MR, train U-Nets, and write a report. "
         "Without data it makes a phantom and shows the whole way in a few minutes.",
         epilog="example: python -m fastliver.train --data CHAOS_Train_Sets/Train_Sets --preset quick",

@@ -24,6 +24,7 @@ def build_parser() -> ArgumentParser:
     """The command's options."""
     parser = ArgumentParser(
         prog="python -m fastliver.export",
+        allow_abbrev=False,
         description="Write a trained run's networks for programs without PyTorch.",
         epilog="example: python -m fastliver.export --run runs/x --format onnx --out models",
     )

@@ -56,7 +56,7 @@ def _export(network: nn.Module, size: int, path: Path, metadata: Mapping[str, st
         import onnx
         import onnxscript  # noqa: F401  torch's exporter needs it
     except ImportError as error:
-        raise InputError(f"--format=onnx needs the package {error.name}: pip install 'fastliver[export]'") from error
+        raise InputError(f"--format=onnx needs the package {error.name}: pip install onnx onnxscript") from error
     # In channels_last the norms go sample by sample on a CPU, which would fix the number of samples.
     network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     example = torch.zeros(2, 1, size, size)

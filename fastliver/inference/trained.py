@@ -84,7 +84,7 @@ def load_unets(folder: RunFolder, device: torch.device, arrangement: int | None,
     if not jobs:
         raise InputError(
             f"{folder.root}: holds no finished U-Net; train it with python -m fastliver.train --resume {folder.root} "
-            "--stage unet, or segment with EssNet's own segmentor: --with essnet"
+            "--stage unet, or, if it was trained with EssNet's segmentor, segment with that: --with essnet"
         )
     order = ("real", "cyclegan", "essnet")
     keys = {job: (int(match["arrangement"]), order.index(match["source"])) for job, match in jobs.items()}

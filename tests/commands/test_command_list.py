@@ -172,5 +172,5 @@ def test_export_names_the_missing_package(write_run, tmp_path, monkeypatch) -> N
     from fastliver.export.onnx import export_generator
 
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(InputError, match=r"pip install 'fastliver\[export\]'"):
+    with pytest.raises(InputError, match="pip install onnx onnxscript"):
         export_generator(load(write_run(tmp_path / "run"), "cpu").generator.network.g1, 32, tmp_path / "x", {})

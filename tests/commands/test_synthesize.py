@@ -391,10 +391,12 @@ def test_refuses_what_the_run_or_the_ct_lacks(synthesize, write_run, phantom, br
     synthesize(f"--ct={phantom}", f"--out={tmp_path / 'out'}", run=tmp_path).refused("no run here")
     image = ct_nifti / "imagesTr" / "ct_0_0000.nii.gz"
     synthesize(f"--ct={image}", f"--out={tmp_path / 'a'}").refused("is NIfTI", "--format nifti")
+    assert not (tmp_path / "a").exists()
+    synthesize(f"--ct={image}", f"--out={tmp_path / 'a'}", "--format=nifti").succeeded()
     for folder in (broken / "Train_Sets" / "CT").iterdir():
         shutil.rmtree(folder / "Ground")
     arguments = (f"--ct={broken}", f"--out={tmp_path / 'Dataset501_x'}", "--format=nnunet")
-    synthesize(*arguments).refused("has no label", "2 of 2", code=3)
+    synthesize(*arguments).refused("has no labels", "--format nnunet")
 
 
 def test_an_enhanced_ct_becomes_a_classic_mr_series(synthesize, phantom, as_enhanced, tmp_path) -> None:

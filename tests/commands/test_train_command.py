@@ -69,7 +69,7 @@ def test_run_from_a_shell(
 def test_run_folder_is_complete(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names == {"config.yaml", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints", "synthetic",
-                     "results", "tables", "figures", "report.html"}  # fmt: skip
+                     "results", "tables", "figures", "report.html", "lock"}  # fmt: skip
     leftovers = [path for path in finished.rglob(".*") if path.is_file() or path.is_dir()]
     assert leftovers == []
 

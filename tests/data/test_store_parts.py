@@ -151,7 +151,7 @@ def test_what_cannot_be_joined_is_told_and_the_parts_stay(tmp_path):
     for name in NAMES:
         write(parts, name)
     (parts.part("a") / "images.npy").write_bytes(b"rubbish")
-    with pytest.raises(InputError, match=r"store.parts/patients/a: no slice store .*delete it"):
+    with pytest.raises(InputError, match=r"store.parts/patients/a: not a whole slice store .*delete it"):
         parts.join()
     assert [path.name for path in tmp_path.iterdir()] == ["store.parts"]
     assert parts.missing() == []

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from benchmarks.train_step import WARM_UP, Size, noise
 from fastliver.training.distributed import join
+from fastliver.training.host_memory import kept_memory
 from fastliver.training.memory import make_network, make_trainer
 from fastliver.training.precision import Precision
 from fastliver.training.trainer import Execution
@@ -30,15 +31,16 @@ def main(training: str, size: int, repeats: int) -> None:
         execution = Execution(Precision.of("auto", device), "auto", ranks.wrap, not ranks.alone)
         trainer = make_trainer(one.workload(), network, noise(one, device), execution)
         times = []
-        for number in range(-WARM_UP, repeats):
-            if not ranks.alone:
-                dist.barrier(ranks.group)
-            began = time.perf_counter()
-            trainer.step(0, 0)
-            if cuda:
-                torch.cuda.synchronize(device)
-            if number >= 0:
-                times.append(time.perf_counter() - began)
+        with kept_memory(device):
+            for number in range(-WARM_UP, repeats):
+                if not ranks.alone:
+                    dist.barrier(ranks.group)
+                began = time.perf_counter()
+                trainer.step(0, 0)
+                if cuda:
+                    torch.cuda.synchronize(device)
+                if number >= 0:
+                    times.append(time.perf_counter() - began)
         if ranks.is_main:
             print(json.dumps(times))
 

@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.suite import Case, Contestant, Sitting, Suite
 from benchmarks.train_step import TFLOP, Provider, Size, case_of, providers, race
+from fastliver.training.host_memory import kept_memory
 
 
 def kinds(device: torch.device) -> list[Provider]:
@@ -80,7 +81,8 @@ def run(sitting: Sitting) -> None:
     device = sitting.device
     for case in cases(device):
         if sitting.takes(case.title):
-            race(case, sitting)
+            with kept_memory(device):
+                race(case, sitting)
     for training in TFLOP:
         for count in rank_counts(device):
             size = 256 if device.type == "cuda" else 64

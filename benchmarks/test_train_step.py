@@ -10,8 +10,10 @@ import pytest
 from benchmarks.pytest_cases import DEVICE, each, time_contestant
 from benchmarks.suite import Case, Contestant
 from benchmarks.train_step import cases
+from fastliver.training.host_memory import kept_memory
 
 
 @pytest.mark.parametrize(("case", "contestant"), each(cases(DEVICE)))
 def test_step(benchmark: Any, case: Case, contestant: Contestant) -> None:
-    time_contestant(benchmark, case, contestant, rounds=20 if DEVICE.type == "cuda" else 3)
+    with kept_memory(DEVICE):
+        time_contestant(benchmark, case, contestant, rounds=20 if DEVICE.type == "cuda" else 3)

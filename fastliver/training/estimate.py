@@ -13,6 +13,7 @@ from fastliver.data.splits import synthetic_count
 from fastliver.errors import InputError
 from fastliver.training import checkpoint
 from fastliver.training.graph import WARM_UP
+from fastliver.training.host_memory import kept_memory
 from fastliver.training.jobs import epoch_slices, synthesis_jobs, unet_jobs
 from fastliver.training.memory import Workload
 from fastliver.training.memory_plan import DeviceMemory, MemoryPlan, cap_allocators, plan_memory, release
@@ -83,7 +84,7 @@ def estimate(run: Run, stage: str) -> Estimate:
     """
     config: TrainConfig = run.config
     size, device = config.data.image_size, run.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with kept_memory(device), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         return Estimate(
             _essnet_seconds(run, size, device) if stage in ("essnet", "all") else 0.0,
             _unet_seconds(run, size, device) if stage in ("unet", "all") else 0.0,

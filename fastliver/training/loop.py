@@ -16,6 +16,7 @@ from fastliver.training import checkpoint
 from fastliver.training.checkpoint import Checkpoint
 from fastliver.training.distributed import Ranks
 from fastliver.training.guards import Guard
+from fastliver.training.host_memory import kept_memory
 from fastliver.training.metrics_log import MetricsLog, Pace, peak_memory
 from fastliver.training.profiling import StepWindow, span
 from fastliver.training.progress import bar
@@ -79,6 +80,7 @@ def train(
     noted: list[tuple[int, StepResult]] = []
     with (
         signals.held(),
+        kept_memory(device),
         MetricsLog(run, job, start) if ranks.is_main else nullcontext() as log,
         bar(console, job, total) as progress,
         StepWindow(window, run.profile(job), device) as profile,

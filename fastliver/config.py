@@ -3,6 +3,7 @@
 What a setting does is the help text of its field, which `python -m fastliver.train --help` shows under its option.
 """
 
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -172,7 +173,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, value, least in self._numbers():
             values = value if isinstance(value, tuple) else (value,)
-            if least is not None and any(v is not None and v < least for v in values):
+            numbers = [v for v in values if isinstance(v, int | float)]
+            if not all(math.isfinite(v) for v in numbers):
+                raise InputError(f"--{name}={value}: must be a finite number")
+            if least is not None and any(v < least for v in numbers):
                 raise InputError(f"--{name}={value}: must be at least {least:g}")
         if self.data.image_size % 16:
             raise InputError(

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -42,21 +43,17 @@ def _sync_folder(folder: Path) -> None:
 def write_file(path: Path, content: bytes | str) -> None:
     """Write `content` to a temporary name beside `path`, fsync it, and rename it into place."""
     data = content.encode("utf-8") if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    _make_folder(path.parent)
+    temporary = _beside(path)
     try:
-        with _naming(path), os.fdopen(handle, "wb") as file:
+        # Not by tempfile, whose files are nobody else's to read whatever the umask says.
+        with _naming(path, temporary), open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        try:
-            os.replace(name, path)
-        except OSError as error:
-            error.filename = str(path)  # rather than the temporary file's
-            raise
+            os.replace(temporary, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
@@ -72,14 +69,28 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Give an OSError that names no file, as those of write() don't, the name of this one."""
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Let an OSError name `path`, or what will lie in it, where it names the temporary, or nothing as write() does."""
     try:
         yield
     except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
+        named = temporary if error.filename is None else Path(os.fsdecode(error.filename))
+        if named.is_relative_to(temporary):
+            error.filename = str(path / named.relative_to(temporary))
         raise
+
+
+def _beside(path: Path) -> Path:
+    """A name beside `path` that nothing has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder, and those that it lies in, so that a power cut leaves them."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        _sync_folder(one.parent)
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -114,17 +125,17 @@ def new_folder(path: Path, replace: bool = True) -> Iterator[Path]:
     What stood at `path` is replaced, or with `replace` off stays, and an OSError is raised. The files in the folder are
     synced first, so that the name never points at data that a power cut can still lose.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     _remove_abandoned(path)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = _beside(path)
     try:
-        with _naming(path):
+        with _naming(path, temporary):
+            temporary.mkdir()
             yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 with open(file, "rb+") as opened:
                     os.fsync(opened.fileno())
-        os.chmod(temporary, 0o755)
         if replace:
             remove_folder(path)
         os.replace(temporary, path)
@@ -143,7 +154,7 @@ def sole_owner(folder: Path) -> Iterator[None]:
     Raises:
         InputError: when another process has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     with open(folder / LOCK, "a") as file:
         if fcntl is not None:
             try:

@@ -1,9 +1,11 @@
-"""SIGINT and SIGTERM save and leave; asked twice, the process leaves at once."""
+"""SIGINT, SIGTERM and SIGHUP save and leave; asked twice, the process leaves at once."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
@@ -19,21 +21,21 @@ from fastliver.training.loop import train
 from fastliver.training.signals import Signals
 
 NEVER = EngineConfig(checkpoint_minutes=60, log_every=1)
-BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+ALL = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 
 
-@BOTH
+@ALL
 def test_a_signal_ends_what_is_under_way_and_leaves_nothing_half_written(number, tmp_path):
     with Signals(), pytest.raises(Interrupted, match=f"interrupted by {number.name}$") as caught:  # noqa: SIM117
         with new_folder(tmp_path / "store") as folder:
             (folder / "images.npy").write_text("half")
             os.kill(os.getpid(), number)
             time.sleep(1)
-    assert caught.value.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert caught.value.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}[number]
     assert list(tmp_path.iterdir()) == []
 
 
-@BOTH
+@ALL
 def test_a_held_signal_waits_for_the_end_of_the_block(number):
     reached = False
     with Signals() as signals, pytest.raises(Interrupted), signals.held():
@@ -45,10 +47,11 @@ def test_a_held_signal_waits_for_the_end_of_the_block(number):
 
 
 def test_the_handlers_are_put_back():
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     with Signals():
         assert signal.getsignal(signal.SIGTERM) != before[1]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_an_exception_that_catches_everything_lets_it_pass():
@@ -60,7 +63,7 @@ def test_an_exception_that_catches_everything_lets_it_pass():
             pytest.fail("taken for a failure")
 
 
-@BOTH
+@ALL
 def test_a_command_ends_with_the_shells_exit_code_and_one_message(number, capsys):
     def main() -> None:
         with Signals():
@@ -119,3 +122,39 @@ def test_a_signal_in_the_last_step_ends_after_the_final_weights(make_unet, run, 
     with Signals() as signals, pytest.raises(Interrupted):
         train(trainer, run, "unet", {}, NEVER, console, signals=signals)
     assert checkpoint.final(run.checkpoints("unet")).meta["step"] == 6
+
+
+def test_nohup_is_respected():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+            assert signals.caught is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_is_gone_costs_nothing(tmp_path: Path) -> None:
+    """The kernel and the shell each say so, and what is printed afterwards must not end the process."""
+    script = (
+        "import os, signal, sys, time\n"
+        "from fastliver.training.signals import Signals\n"
+        "with Signals() as signals, signals.held():\n"
+        "    print('ready', flush=True)\n"
+        "    while signals.caught is None: time.sleep(0.01)\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    print('a line of progress', flush=True)\n"
+        f"    open({str(tmp_path / 'saved')!r}, 'w').close()\n"
+        "    os._exit(7)\n"
+    )
+    terminal, end = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=end, stdout=end, stderr=end, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # its controlling terminal
+    )  # fmt: skip
+    os.close(end)
+    assert os.read(terminal, 100).startswith(b"ready")
+    os.close(terminal)
+    assert process.wait(60) == 7
+    assert (tmp_path / "saved").exists()

@@ -6,6 +6,7 @@
 import argparse
 import runpy
 import sys
+from difflib import get_close_matches
 
 from fastliver import __version__
 from fastliver.commands import SHELLS, completion, find_commands
@@ -24,6 +25,11 @@ def main() -> int:
         name = sys.argv.pop(1)
         runpy.run_module(f"fastliver.{name}", run_name="__main__", alter_sys=True)
         return 0
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
+        near = get_close_matches(sys.argv[1], commands, 1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(commands)}"
+        print(f"error: {sys.argv[1]}: no such command; {hint}", file=sys.stderr)
+        return 2
     listed = "\n".join(f"  {name:<12} {text}" for name, text in commands.items())
     parser = argparse.ArgumentParser(
         prog="fastliver",
@@ -35,11 +41,7 @@ def main() -> int:
     parser.add_argument("--version", action="version", version=f"fastliver {__version__}")
     parser.add_argument("--completion", choices=SHELLS, help="print the script that completes commands, "
                         "options and their values with the tab key")  # fmt: skip
-    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.command is not None:
-        print(f"error: {options.command}: no such command; choose one of {', '.join(commands)}", file=sys.stderr)
-        return 2
     print(completion(options.completion) if options.completion else parser.format_help(), end="")
     return 0
 

@@ -54,6 +54,10 @@ def run_command(main: Callable[[], None], again: Callable[[], str] = run_again) 
         return fail(message, error.exit_code) if rank in (None, "0") else error.exit_code
     except KeyboardInterrupt:
         return fail(f"interrupted; {again()}", INTERRUPTED)
+    except BrokenPipeError:
+        # What is left to print goes nowhere, or Python would complain when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return fail(f"what read the output has ended; {again()}", 1)
     except OSError as error:
         if error.errno in DISK_FULL:
             where = f" while writing {error.filename}" if error.filename else ""
@@ -96,9 +100,9 @@ def read_settings(path: Any) -> dict[str, Any]:
         InputError: when it can't be read or isn't a mapping.
     """
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path}: can't be read as settings ({error})") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no settings, expected lines such as image_size: 256")

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -54,15 +55,13 @@ def open_mr_store(run: RunFolder, given: str | None) -> SliceStore:
     data = run.read_result("data")
     if data is None:
         raise InputError(f"{run.root}: no images yet; train first")
-    hashes = data["fingerprint"]
-    stores = run.root.resolve().parent / "stores"
-    places = [Path(given)] if given is not None else [p for h in hashes for p in stores.glob(f"mr-*-{h[:12]}")]
-    for place in places:
-        store = SliceStore.open(place)
-        if store.modality == "MR" and store.meta["hash"] in hashes:
-            return store
+    for place in [Path(given)] if given is not None else sorted(run.stores.glob("mr-*")):
+        with nullcontext() if given is not None else suppress(InputError):  # another run's may be damaged
+            store = SliceStore.open(place)
+            if store.modality == "MR" and store.meta["content"] in data["fingerprint"]:
+                return store
     raise InputError(
-        f"{given or stores}: not the MR store that {run.root} was trained on; name that one with --mr-store"
+        f"{given or run.stores}: not the MR store that {run.root} was trained on; name that one with --mr-store"
     )
 
 

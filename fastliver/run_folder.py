@@ -1,6 +1,7 @@
 """The layout of a run folder: what training writes and what reporting reads."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ class RunFolder:
     """
 
     root: Path
+
+    @property
+    def stores(self) -> Path:
+        """Where the slice stores of this run and its neighbours lie; a link to a run has those beside the link."""
+        return Path(os.path.abspath(self.root)).parent / "stores"
 
     @property
     def config(self) -> Path:

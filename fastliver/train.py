@@ -5,6 +5,7 @@ Without data it writes a phantom data set and trains on that at a reduced size.
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,11 +15,12 @@ from typing import Any
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from rich.console import Console
 
 from fastliver import environment
-from fastliver.cli import add_settings, parse, read_settings, run_command
+from fastliver.cli import add_settings, option_value, parse, read_settings, run_command
+from fastliver.command_line import CommandParser
 from fastliver.config import PRESETS, TrainConfig, flatten, unflatten
 from fastliver.data.phantom import PhantomSpec, write_phantom
 from fastliver.errors import InputError, run_again
@@ -34,8 +36,12 @@ from fastliver.training.stages import Run, check_stage, device_name, run_stages
 
 LONG_ON_CPU = 24 * 3600.0
 
+VISIBLE_SECONDS = 60.0
+"""After which every machine sees what one of them wrote to a shared file system."""
+
 ADDITIVE = {
     *("arrangements", "labelled_patients", "seeds", "ablation"),
+    *("data", "ct", "mr"),  # where they lie; `check_unchanged` compares the images themselves
     *(
         "device",
         "reader",
@@ -51,11 +57,10 @@ ADDITIVE = {
 """Settings that a resumed run may change: they add to it, or change nothing that is learned."""
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's options."""
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m fastliver.train",
-        allow_abbrev=False,
         description="Train EssNet on unpaired CT and MR, synthesize labelled MR, train U-Nets, and write a report. "
         "Without data it makes a phantom and shows the whole way in a few minutes.",
         epilog="example: python -m fastliver.train --data CHAOS_Train_Sets/Train_Sets --preset quick",
@@ -84,7 +89,7 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, TrainConfig]:
     if given.get("resume") is None:
         has_data = any(given.get(name) is not None for name in ("data", "ct", "mr"))
         options = parse(parser, arguments, "default" if has_data else "demo")
-        config = unflatten(options.as_dict())
+        config = anywhere(unflatten(options.as_dict()))
         if config.preset != "demo" and all(
             value is None for value in (config.data.data, config.data.ct, config.data.mr)
         ):
@@ -98,7 +103,7 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, TrainConfig]:
             f"{run.config}: {min(missing)} is missing; the file is cut, or another version's: start a new run"
         )
     options = parser.parse_args([f"--config={run.config}", *arguments])
-    config = unflatten(options.as_dict())
+    config = anywhere(unflatten(options.as_dict()))
     before = flatten(unflatten(saved))
     for name, value in flatten(config).items():
         if value != before[name] and name not in ADDITIVE:
@@ -109,8 +114,17 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, TrainConfig]:
     return options, config
 
 
-def _without_defaults(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
+def anywhere(config: TrainConfig) -> TrainConfig:
+    """The settings with absolute paths to the data, so that the run can be resumed from any folder."""
+    given = {name: getattr(config.data, name) for name in ("data", "ct", "mr")}
+    absolute = {name: os.path.abspath(os.path.expanduser(path)) for name, path in given.items() if path is not None}
+    return replace(config, data=replace(config.data, **absolute))
+
+
+def _without_defaults(parser: CommandParser, arguments: Sequence[str]) -> dict[str, Any]:
     """Only what the command line and its --config give."""
+    if (config := option_value(arguments, "config")) is not None:
+        read_settings(config)  # says better than the parser what is wrong with a file
     # --print_config would print here, before preset and file have had their say.
     shown = [argument for argument in arguments if not argument.startswith("--print_config")]
     return parser.parse_args(shown, defaults=False).as_dict()
@@ -159,6 +173,10 @@ def find_run(
     """
     options, config = read_options(arguments)
     if options.resume is not None:
+        for name, usual in (("name", None), ("runs", "runs")):
+            value = getattr(options, name)
+            if value != usual:
+                raise InputError(f"--{name}={value}: --resume={options.resume} names the run already; leave one out")
         return options, config, RunFolder(Path(options.resume))
     name = options.name or f"{config.preset}-{now:%Y%m%d-%H%M%S}"
     if launch is not None and launch.may_restart and launch.job is None:
@@ -240,6 +258,7 @@ def main(arguments: Sequence[str], go_on: GoOn) -> None:
         # All compute alike, in what suits the first one's GPU.
         run = replace(run, plans=ranks.broadcast(run.plans))
         ranks.only(lambda: begin(run, options, description, launch))
+        check_shared(run)
         run_stages(run, options.stage)
         ranks.only(lambda: conclude(run))
 
@@ -248,10 +267,12 @@ def gather(
     config: TrainConfig, stage: str, folder: RunFolder, ranks: Ranks, signals: Signals, console: Console
 ) -> tuple[Run, dict[str, Any]]:
     """Read the data, or make them; gives the run, fitted to the GPU's memory, and the description of what was found."""
-    data, runs = config.data, folder.root.parent
-    phantom = make_phantom(runs / "phantom", console) if data.data is data.ct is data.mr is None else None
+    data = config.data
+    phantom = (
+        make_phantom(folder.stores.with_name("phantom"), console) if data.data is data.ct is data.mr is None else None
+    )
     ct, mr = sources(config, phantom)
-    prepared = prepare(config, ct, mr, runs / "stores", console)
+    prepared = prepare(config, ct, mr, folder.stores, console)
     run = Run(config, folder, prepared, console, ranks, signals)
     return replace(run, plans=plan_run(run, stage)), describe(prepared, ct, mr)
 
@@ -298,6 +319,33 @@ def check_unchanged(run: Run, description: dict[str, Any]) -> None:
             f"{run.folder.root}: the images have changed since this run began (files added, removed or rewritten); "
             "put them back, or start a new run"
         )
+
+
+def check_shared(run: Run) -> None:
+    """All ranks must have found the same images, and must see the run folder, which the first one writes.
+
+    Raises:
+        InputError: on the first rank, when another one doesn't.
+    """
+    last = time.monotonic() + VISIBLE_SECONDS
+    while not run.folder.config.exists() and time.monotonic() < last:
+        time.sleep(1)
+    found = run.ranks.gather((run.data.fingerprint(), run.folder.config.exists()))
+
+    def check() -> None:
+        for rank, (fingerprint, visible) in enumerate(found):
+            if fingerprint != found[0][0]:
+                raise InputError(
+                    f"rank {rank} found other images than rank 0: --data, --ct and --mr must hold the same files on "
+                    "every machine"
+                )
+            if not visible:
+                raise InputError(
+                    f"rank {rank} doesn't see {run.folder.root}, which rank 0 writes: --runs must lie on a file system "
+                    "that all machines share"
+                )
+
+    run.ranks.only(check)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ Files: `images.npy` (N, size, size) float16 in [-1, 1]; `labels.npy` (N, size, s
 slice; `store.json`, what the store was built from and how. docs/slice-store.md describes every field.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     # A store is opened without pydicom and the decoders, which the pipeline needs.
     from fastliver.data.pipeline import PreparedStudy
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,13 @@ class _NpyWriter:
         # numpy leaves room in the header for the first axis to grow in place.
         np.lib.format.write_array_header_1_0(self.file, header)
 
-    def append(self, array: NDArray) -> None:
+    def append(self, array: NDArray) -> memoryview:
+        """Write the items, and give what was written."""
+        data = np.ascontiguousarray(array, self.dtype).data
         with self._abandoned_on_error():
-            self.file.write(np.ascontiguousarray(array, self.dtype).data)
+            self.file.write(data)
         self.count += len(array)
+        return data
 
     def close(self) -> None:
         with self._abandoned_on_error():
@@ -178,6 +183,7 @@ class StoreWriter:
         self.entries: list[dict[str, Any]] = []
         self.images = _NpyWriter(folder / "images.npy", (size, size), np.float16)
         self.labels = _NpyWriter(folder / "labels.npy", (size, size), np.uint8)
+        self.content = hashlib.sha256()
 
     def add(
         self,
@@ -187,8 +193,9 @@ class StoreWriter:
         entries: Sequence[dict[str, Any]],
     ) -> None:
         """Add one study's slices: images (n, size, size) in [-1, 1], labels alike, and an entry for each."""
-        self.images.append(images)
-        self.labels.append(labels)
+        self.content.update(json.dumps(study["patient"]).encode())
+        for writer, array in ((self.images, images), (self.labels, labels)):
+            self.content.update(writer.append(array))
         number = len(self.meta["studies"])
         liver = np.count_nonzero(labels, axis=(1, 2))
         self.meta["studies"].append(study)
@@ -201,7 +208,7 @@ class StoreWriter:
         self.images.close()
         self.labels.close()
         write_json(self.folder / "index.json", self.entries)
-        write_json(self.folder / "store.json", {**self.meta, **meta})
+        write_json(self.folder / "store.json", {**self.meta, "content": self.content.hexdigest(), **meta})
 
 
 def study_records(

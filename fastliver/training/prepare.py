@@ -42,8 +42,8 @@ class RunData:
         return IntensityRule(**self.mr.meta["intensity"])
 
     def fingerprint(self) -> list[str]:
-        """Changes when the images do."""
-        return [self.ct.meta["hash"], self.mr.meta["hash"]]
+        """Changes when the images or labels do; where they lie has no say."""
+        return [self.ct.meta["content"], self.mr.meta["content"]]
 
 
 def sources(config: TrainConfig, phantom: Path | None) -> tuple[Source, Source]:

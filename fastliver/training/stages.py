@@ -130,10 +130,15 @@ class Run:
     def synthesize(self, job: str) -> None:
         """Turn all CT with liver into labelled synthetic MR."""
         store, samples, result = (f"{kind}-{job}" for kind in ("synthetic", "samples", "synthesis"))
-        if None not in (self.folder.read_result(result), self.folder.read_result(f"quality-{job}")):
+        found, before = self.trained(job), self.folder.read_result(result)
+        if before is not None and self.folder.read_result(f"quality-{job}") is not None:
+            if before["checkpoint"] != found.meta["digest"]:
+                raise InputError(
+                    f"{self.folder.synthetic(job)}: made by another training of {job} than {found.path}, and U-Nets "
+                    "may have learned from it; start a new run"
+                )
             self.console.print(f"{store}: done before")
             return
-        found = self.trained(job, "--stage essnet")
         network = load_essnet(found.meta["network"], found.weights(), self.device)
         ct = self.data.ct
         with span(f"synthesize {job}"), bar(self.console, f"synthesize {job}", len(ct.liver_slices())) as progress:
@@ -153,7 +158,13 @@ class Run:
         seconds = synthetic.meta["seconds"]
         self.folder.write_result(
             result,
-            {"job": job, "images": len(synthetic), "seconds": seconds, "images_per_second": len(synthetic) / seconds},
+            {
+                "job": job,
+                "checkpoint": found.meta["digest"],
+                "images": len(synthetic),
+                "seconds": seconds,
+                "images_per_second": len(synthetic) / seconds,
+            },
         )
 
     def _measure_quality(self, job: str, segmentor: ResNetGenerator | None, synthetic: SliceStore) -> None:
@@ -195,7 +206,7 @@ class Run:
         self.ranks.only(lambda: self._test_unet(job, times))
 
     def _test_unet(self, job: UNetJob, times: TrainingTime) -> None:
-        found = self.trained(job.name, "--stage unet")
+        found = self.trained(job.name)
         network = load_unet(found.meta["network"], found.weights(), self.device)
         split, store, real = self.data.split, self.data.mr, self.real_slices(job)
         began = time.monotonic()
@@ -227,6 +238,7 @@ class Run:
                 "seed": job.seed,
                 "parameters": count_parameters(network),
                 "images_per_second": rate,
+                "ranks": found.meta["ranks"],
                 **self._cost(times),
                 **score(probability, store, split),
             },
@@ -249,11 +261,14 @@ class Run:
         release(self.device)
         return times
 
-    def trained(self, job: str, stage: str) -> checkpoint.Checkpoint:
-        """A finished training's checkpoint; raises InputError that names the stage to run where there is none."""
+    def trained(self, job: str) -> checkpoint.Checkpoint:
+        """A finished training's checkpoint; raises InputError where there is none."""
         found = checkpoint.final(self.folder.checkpoints(job))
         if found is None:
-            raise InputError(f"{self.folder.checkpoints(job)}: {job} is not trained yet; run {stage} first")
+            raise InputError(
+                f"{self.folder.checkpoints(job)}: {job} is not trained yet; train it first, or name a run in which it "
+                "is with --resume"
+            )
         return found
 
     def _cost(self, times: TrainingTime) -> dict[str, Any]:
@@ -279,14 +294,38 @@ def check_stage(run: Run, stage: str) -> None:
             "the CT has no labels, so its synthetic MR has none for the U-Net to learn from; add them, or choose "
             "--arrangements 0"
         )
+    if stage in ("unet", "all"):
+        check_ranks(run)
+    if stage in ("essnet", "all"):
+        for network in synthesis_jobs(run.config):
+            made, weights = run.folder.result(f"synthesis-{network}"), run.folder.checkpoints(network) / "final"
+            if made.exists() and not weights.exists():
+                raise InputError(
+                    f"{weights}: missing, and another training of {network} would not be the one whose images U-Nets "
+                    "learn from; put it back, go on with --stage unet, or start a new run"
+                )
     if stage == "synthesize":
         for network in synthesis_jobs(run.config):
-            run.trained(network, "--stage essnet")
+            run.trained(network)
     if stage == "unet":
         for job in unet_jobs(run.config):
             path = run.folder.synthetic(job.source)
             if job.arrangement and not path.exists():
-                raise InputError(f"{path}: no synthetic images yet; run --stage synthesize first")
+                raise InputError(
+                    f"{path}: no synthetic images yet; make them first (--stage synthesize), or name a run that has "
+                    "some with --resume"
+                )
+
+
+def check_ranks(run: Run) -> None:
+    """Raise InputError where U-Nets would be compared whose batches differ, each rank adding one of its own."""
+    results = {job.name: run.folder.read_result(job.name) for job in unet_jobs(run.config)}
+    for name, result in results.items():
+        if result is not None and result["ranks"] != run.ranks.count and None in results.values():
+            raise InputError(
+                f"{run.folder.result(name)}: trained by {result['ranks']} processes, and this is {run.ranks.count}: "
+                f"U-Nets of other batches can't be compared with it; start {result['ranks']}, or a new run"
+            )
 
 
 def run_stages(run: Run, stage: str) -> None:

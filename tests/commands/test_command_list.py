@@ -38,7 +38,8 @@ def test_runs_the_command_that_is_named(train) -> None:
     out = train("segment", "--help", module="fastliver", small=False).succeeded()
     assert "usage: python -m fastliver.segment" in out
     assert "fastliver 0." in train("--version", module="fastliver", small=False).succeeded()
-    train("segmnt", module="fastliver", small=False).refused("segmnt: no such command", "segment")
+    train("segmnt", module="fastliver", small=False).refused("segmnt: no such command; did you mean segment?")
+    train("zzz", "--data=x", module="fastliver", small=False).refused("zzz: no such command; choose one of", "train")
 
 
 COMPLETIONS = [

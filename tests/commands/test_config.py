@@ -48,7 +48,7 @@ ORDERS = [
 @pytest.mark.parametrize("order", ORDERS)
 def test_options_override_the_preset_in_any_order(order: tuple[str, ...]) -> None:
     found = settings(*order)
-    changed = {"preset": "quick", "image_size": 64, "unet_epochs": 3, "data": "somewhere"}
+    changed = {"preset": "quick", "image_size": 64, "unet_epochs": 3, "data": str(Path("somewhere").absolute())}
     assert found == {**flatten(TrainConfig()), **PRESETS["quick"], **changed}
 
 
@@ -139,10 +139,16 @@ def test_presets_name_settings_that_exist(preset: str) -> None:
         (["--ablation", "--no-segmentor"], ["--ablation", "--no-segmentor"]),
         (["--essnet-betas=[0.5,1.0]"], ["--essnet-betas", "1"]),
         (["--seed=99999999999999999999"], ["--seed"]),
-        (["--image-size=abc"], ["image_size", "abc"]),
+        (["--image-size=abc"], ["--image-size=abc: expected a whole number"]),
         (["--image-size"], ["image-size"]),
-        (["--essnet-weights=[1,1]"], ["essnet_weights", "5 elements"]),
-        (["--unet-lr=nan"], ["unet_lr", "nan"]),
+        (["--essnet-weights=[1,1]"], ["--essnet-weights=[1, 1]: expected 5 numbers", "[1.0, 1.0, 10.0, 10.0, 1.0]"]),
+        (["--unet-lr=nan"], ["--unet-lr=nan: expected a number"]),
+        (["--ct-window=[-160,.inf]"], ["--ct-window", "finite"]),
+        (["--ct-window=0,400"], ["--ct-window=0,400: expected 2 numbers in brackets, such as [-160.0, 240.0]"]),
+        (["--split=patients"], ["--split=patients: expected one of patient, paper"]),
+        (["--essnet-epoch=3"], ["--essnet-epoch: no such option; did you mean --essnet-epochs?"]),
+        (["--zzz"], ["--zzz: no such option; --help lists them"]),
+        (["quick"], ["quick: nothing is expected there"]),
         (["--essnet-adversarial=wgan"], ["wgan", "lsgan"]),
         (["--stage=nonsense"], ["--stage", "nonsense", "synthesize"]),
         (["--no-such-option"], ["--no-such-option"]),
@@ -157,11 +163,24 @@ def test_refused(arguments: list[str], texts: list[str], train: Any, phantom: Pa
     assert ended.err.count("\n") < 25
 
 
-@pytest.mark.parametrize("content", ["[1, 2", "just text", "unet_epochs: none at all", "no_such_setting: 1", "- 1"])
-def test_config_file_refused(content: str, train: Any, phantom: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"[1, 2", "settings.yaml: can't be read as settings"),
+        (b"just text", "settings.yaml: holds no settings"),
+        (b"- 1", "settings.yaml: holds no settings"),
+        ("name: caf\xe9".encode("latin-1"), "settings.yaml: can't be read as settings"),
+        (b"unet_epochs: none at all", "--unet-epochs=none at all: expected a whole number"),
+        (b"no_such_setting: 1", "no_such_setting: no such setting"),
+        (b"image_sizes: 64", "image_sizes: no such setting; did you mean image_size?"),
+        (None, "settings.yaml: can't be read as settings"),
+    ],
+)
+def test_config_file_refused(content: bytes | None, text: str, train: Any, phantom: Path, tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
-    file.write_text(content)
-    train("--data", phantom, "--runs", tmp_path / "runs", "--config", file, small=False).refused()
+    if content is not None:
+        file.write_bytes(content)
+    train("--data", phantom, "--runs", tmp_path / "runs", "--config", file, small=False).refused(text)
     assert not (tmp_path / "runs").exists()
 
 

@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from fastliver.run_folder import PACE
+from fastliver.errors import InputError
+from fastliver.run_folder import PACE, RunFolder
+from fastliver.train import check_shared
+from fastliver.training.distributed import Ranks
 
 REPOSITORY = Path(__file__).parents[2]
 UNET_SCRIPT = REPOSITORY / "tests" / "training" / "train_unet_in_ranks.py"
@@ -137,6 +142,56 @@ def test_ranks_that_are_stopped_save_together_and_go_on_bit_for_bit(
         running.wait().succeeded()
     assert learned(run) == learned(tmp_path / "whole")
     assert losses(run) == losses(tmp_path / "whole")
+
+
+def test_ranks_that_find_other_images_end_at_once(train: Any, phantom: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(phantom, other)
+    shutil.rmtree(sorted((other / "Train_Sets" / "MR").iterdir())[0])
+    address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    ranks = [
+        train.start("--data", data, "--runs", tmp_path / "runs", "--name=run", "--stage=essnet",
+                    environment={**address, "RANK": rank, "LOCAL_RANK": rank})
+        for rank, data in (("0", phantom), ("1", other))
+    ]  # fmt: skip
+    first, second = (running.wait() for running in ranks)
+    first.refused("rank 1 found other images than rank 0")
+    assert second.code == 1
+    assert second.err == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([("a", True), ("a", True)], ""),
+        ([("a", True), ("a", True), ("b", True)], "rank 2 found other images"),
+        ([("a", True), ("a", False)], "rank 1 doesn't see .*--runs must lie on a file system that all machines share"),
+    ],
+)
+def test_all_ranks_must_see_the_same(found: list[Any], message: str, tmp_path: Path, monkeypatch: Any) -> None:
+    class Several(Ranks):
+        def gather(self, value: Any) -> list[Any]:
+            assert value == found[0]
+            return found
+
+    monkeypatch.setattr("fastliver.train.VISIBLE_SECONDS", 0.0)
+    folder = RunFolder(tmp_path)
+    folder.config.touch()
+    run: Any = SimpleNamespace(folder=folder, ranks=Several(), data=SimpleNamespace(fingerprint=lambda: "a"))
+    with pytest.raises(InputError, match=message) if message else nullcontext():
+        check_shared(run)
+
+
+def test_unets_of_a_run_are_trained_by_as_many_ranks(launch: Any, train: Any, phantom: Path, tmp_path: Path) -> None:
+    """A batch is one image of each rank: EssNet and the U-Nets may differ in it, but not what is compared."""
+    options = ("--data", phantom, "--runs", tmp_path, "--name=run", "--arrangements=0,714")
+    for running in launch(*options, "--stage=essnet"):
+        running.wait().succeeded()
+    run = tmp_path / "run"
+    train("--resume", run, small=False).succeeded()
+    for first in [running.wait() for running in launch("--resume", run, "--seeds=2", small=False)][:1]:
+        first.refused("unet-real-0-seed0.json: trained by 1 processes, and this is 2", "start 1")
+    train("--resume", run, "--seeds=2", small=False).succeeded()
 
 
 COUNTS_THREADS = """

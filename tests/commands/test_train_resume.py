@@ -1,14 +1,19 @@
 """Stopping and going on: stages one by one, kills at any moment, and what a resumed run refuses."""
 
 import json
-import os
 import shutil
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
+
+from fastliver.train import read_options
+from fastliver.weights import canonical, digest
 
 
 def copy(run: Path, folder: Path) -> Path:
@@ -46,7 +51,7 @@ def test_finished_run_resumed_trains_nothing(train: Any, finished: Path, learned
 )
 def test_later_stage_first(stage: str, missing: str, train: Any, phantom: Path, tmp_path: Path) -> None:
     ended = train("--data", phantom, "--runs", tmp_path, "--name", "run", "--stage", stage)
-    ended.refused(missing, "run --stage")
+    ended.refused(missing, "with --resume")
     assert not list(tmp_path.glob("run/checkpoints/*/final")), "a training was done that the message makes useless"
 
 
@@ -116,10 +121,11 @@ def test_images_changed_since_the_run_began(train: Any, broken: Path, tmp_path: 
     run = tmp_path / "run"
     config = (run / "config.yaml").read_bytes()
     patient = broken / "Train_Sets" / "MR" / "2"
-    image = sorted((patient / "T2SPIR" / "DICOM_anon").iterdir())[0]
+    image = sorted((patient / "T2SPIR" / "DICOM_anon").iterdir())[3]
 
     def rewrite() -> None:
-        os.utime(image, ns=(1, 1))
+        mask = patient / "T2SPIR" / "Ground" / f"{image.stem}.png"
+        Image.fromarray(np.rot90(np.asarray(Image.open(mask)))).save(mask)
 
     def remove() -> None:
         image.unlink()
@@ -132,6 +138,50 @@ def test_images_changed_since_the_run_began(train: Any, broken: Path, tmp_path: 
         change()
         train("--resume", run, small=False).refused(run, "images have changed", "start a new run")
         assert (run / "config.yaml").read_bytes() == config
+
+
+def test_images_that_have_moved_are_the_same(train: Any, broken: Path, tmp_path: Path) -> None:
+    train("--data", broken, "--runs", tmp_path, "--name", "run", "--stage", "essnet").succeeded()
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(broken, moved, copy_function=shutil.copyfile)  # not the times
+    shutil.rmtree(broken)
+    train("--resume", run, "--stage=synthesize", small=False).refused(broken)
+    out = train("--resume", run, "--data", moved, "--stage=synthesize", small=False).succeeded()
+    assert "reading" in out
+    assert (run / "synthetic" / "store.json").exists()
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"] == str(moved)
+    # By a link, whose neighbours are not the run's: the stores are found beside it.
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "link").symlink_to(run)
+    train("--resume", tmp_path / "runs" / "link", "--stage=synthesize", small=False).succeeded()
+    assert (tmp_path / "runs" / "stores").exists()
+
+
+@pytest.mark.parametrize("option", ["--name=other", "--runs=elsewhere"])
+def test_a_resumed_run_has_a_name_already(option: str, train: Any, finished: Path) -> None:
+    train("--resume", finished, option, small=False).refused(f"{option}: --resume={finished} names the run already")
+
+
+def test_relative_paths_are_kept_whole(finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, config = read_options(["--ct=images", "--mr=../mr"])
+    assert (config.data.data, config.data.ct) == (None, str(tmp_path / "images"))
+    assert config.data.mr == str(tmp_path.parent / "mr")
+
+
+def test_another_essnet_is_not_mixed_with_images_of_the_first(train: Any, finished: Path, tmp_path: Path) -> None:
+    run = copy(finished, tmp_path)
+    final = run / "checkpoints" / "essnet" / "final"
+    final.rename(tmp_path / "aside")
+    train("--resume", run, small=False).refused(final, "missing", "--stage unet")
+    train("--resume", run, "--stage=unet", small=False).succeeded()
+    # As if it had been trained again: on a GPU that gives other weights.
+    meta = json.loads((tmp_path / "aside" / "checkpoint.json").read_text())
+    meta["seconds"] += 1
+    meta["digest"] = digest(canonical(meta))
+    (tmp_path / "aside").rename(final)
+    (final / "checkpoint.json").write_text(json.dumps(meta))
+    train("--resume", run, small=False).refused(run / "synthetic", "made by another training of essnet")
 
 
 def test_damaged_last_checkpoint_goes_back_to_the_one_before(

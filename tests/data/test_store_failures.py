@@ -159,7 +159,7 @@ def test_files_that_disagree_are_refused(store, array):
 def test_a_store_of_another_format_is_refused(store):
     meta = json.loads((store.path / "store.json").read_text())
     (store.path / "store.json").write_text(json.dumps({**meta, "format": 99}))
-    with pytest.raises(InputError, match=r"store\.json: format is 99, expected 2; delete the store"):
+    with pytest.raises(InputError, match=r"store\.json: format is 99, expected 3; delete the store"):
         SliceStore.open(store.path)
 
 

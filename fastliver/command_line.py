@@ -1,0 +1,59 @@
+"""The parser of every command: jsonargparse's, but its complaints are errors like the others, and say what to do."""
+
+import re
+import typing
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from fastliver.errors import InputError
+
+UNKNOWN = re.compile(r"unrecognized arguments: (?P<name>[^\s=]+)")
+NO_SETTING = re.compile(r"Option '(?P<name>\w+)' is not accepted")
+BAD_VALUE = re.compile(r'Parser key "(?P<name>\w+)":.*?(?:Got|Given) value: (?P<value>[^\n]*)', re.DOTALL)
+WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+class CommandParser(ArgumentParser):
+    """Takes options by their whole names alone, and raises InputError for what it can't take."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **settings)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise InputError(self._explain(message)) from ex
+
+    def _explain(self, message: str) -> str:
+        if found := BAD_VALUE.search(message):
+            name, kind = found["name"], self._types().get(found["name"])
+            if kind is not None:
+                return f"--{name.replace('_', '-')}={found['value']}: expected {self._wanted(name, kind)}"
+        if found := UNKNOWN.search(message):
+            name = found["name"]
+            if not name.startswith("-"):
+                return f"{name}: nothing is expected there; --help says what is"
+            options = [option for action in self._actions for option in action.option_strings]
+            return f"{name}: no such option; {_suggest(name, options)}--help lists them"
+        if found := NO_SETTING.search(message):
+            return f"{found['name']}: no such setting; {_suggest(found['name'], self._types())}--help lists the options"
+        return f"{message}; --help lists the options"
+
+    def _types(self) -> dict[str, Any]:
+        return {action.dest: getattr(action, "_typehint", None) for action in self._actions}
+
+    def _wanted(self, name: str, kind: Any) -> str:
+        """What values an option of this type takes, in words."""
+        parts = typing.get_args(kind)
+        if typing.get_origin(kind) is typing.Literal:
+            return f"one of {', '.join(map(str, parts))}"
+        if typing.get_origin(kind) is tuple:
+            return f"{len(parts)} numbers in brackets, such as {list(self.get_defaults()[name])}"
+        alternatives = [part for part in parts or (kind,) if part is not type(None)]
+        return " or ".join(WORDS.get(part, "text") for part in alternatives)
+
+
+def _suggest(name: str, names: Any) -> str:
+    """A question whether the nearest name is meant, if one is near."""
+    near = get_close_matches(name, list(names), 1)
+    return f"did you mean {near[0]}? " if near else ""

@@ -7,6 +7,7 @@ rank 0 needs to read a data set; gradients and losses go by NCCL between GPUs, b
 import gc
 import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -192,8 +193,11 @@ def join(again: Callable[[], str] = run_again) -> Iterator[Ranks]:
                 f"another rank has ended or can't be reached ({reason}); its own message says why; {again()}"
             ) from error
         raise
-    # After an error the others may wait for this one: leaving without a word closes the connections.
-    dist.destroy_process_group()
-    # The last reference to the group, somewhere in a cycle, ends gloo's threads. One that still let go of a tensor of
-    # Python's while Python shuts down would end the process with SIGABRT, whose work is done.
-    gc.collect()
+    finally:
+        # Also after an error, when the others may wait for this one: closed connections tell them. But NCCL might
+        # wait for them, so that a rank with a GPU then leaves without a word.
+        if dist.is_initialized() and (sys.exception() is None or not torch.cuda.is_initialized()):
+            dist.destroy_process_group()
+            # The last reference to the group, somewhere in a cycle, ends gloo's threads. One that still let go of a
+            # tensor of Python's while Python shuts down would end the process with SIGABRT, whatever its exit code.
+            gc.collect()

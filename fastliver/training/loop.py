@@ -111,6 +111,8 @@ def train(
             stop = ranks.any(signals.caught is not None)
             save_now = ranks.broadcast(save_now or time.monotonic() - saved >= engine.checkpoint_minutes * 60)
             if (stop or save_now) and done < total:
+                if log is not None:
+                    log.sync()
                 path = _save(trainer, guard, folder, done, {**meta, "seconds": seconds}, ranks)
                 if stop:
                     raise signals.interrupted(f"saved {path}; --resume {run.root} goes on from there")
@@ -122,6 +124,10 @@ def train(
         ranks.only(lambda: checkpoint.save_final(folder, weights, meta))
         if ranks.any(signals.caught is not None):
             raise signals.interrupted()
+    if window is not None and not run.profile(job).exists():
+        console.print(
+            f"{job}: nothing to profile, --profile={engine.profile} lies outside {start}:{total}", style="yellow"
+        )
     return TrainingTime(total, per_epoch, seconds)
 
 

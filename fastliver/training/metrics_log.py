@@ -1,6 +1,7 @@
 """Losses, speed and memory to `metrics.jsonl` and TensorBoard."""
 
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 from types import TracebackType
@@ -73,6 +74,10 @@ class MetricsLog:
             self.tensorboard.add_scalar(name, value, step)
         for name, value in measured.items():
             self.tensorboard.add_scalar(f"pace/{name}", value, step)
+
+    def sync(self) -> None:
+        """Let no power cut take lines from before a checkpoint, which a resumed training doesn't write again."""
+        os.fsync(self.file.fileno())
 
     def __enter__(self) -> "MetricsLog":
         return self

@@ -69,3 +69,12 @@ def test_what_is_no_window_is_refused(text):
 def test_a_window():
     assert EngineConfig(profile="20:30").profile_steps() == range(20, 30)
     assert EngineConfig().profile_steps() is None
+
+
+@pytest.mark.parametrize(
+    ("window", "note"), [("6:9", "unet: nothing to profile, --profile=6:9 lies outside 0:6"), ("5:9", "")]
+)
+def test_a_window_past_the_end_is_told(window: str, note: str, make_unet: Any, run: Any, console: Any) -> None:
+    train(make_unet(), run, "unet", {}, EngineConfig(profile=window), console)
+    assert note in console.file.getvalue()
+    assert ("nothing to profile" in console.file.getvalue()) == bool(note)

@@ -5,10 +5,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 LINE_SECONDS = 10.0
 """Between the lines that stand in for a bar where output goes to a file."""
+
+TEXT, PACE, SHORTEST_BAR = 70, 42, 8
+"""Columns of a terminal that the words of a training take, those on its pace, and a bar that is worth drawing."""
 
 
 class Bar:
@@ -50,14 +61,16 @@ def bar(console: Console, title: str, total: int) -> Iterator[Bar]:
     if not console.is_terminal:
         yield Bar(console, title, total, None, None)
         return
-    columns = (
+    has_pace = console.width >= TEXT + PACE + SHORTEST_BAR
+    room = console.width - TEXT - (PACE if has_pace else 0)
+    columns: list[ProgressColumn] = [
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        *([BarColumn(min(room, 40))] if room >= SHORTEST_BAR else []),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        TextColumn("{task.fields[pace]}", markup=False),
-    )
+        *([TextColumn("{task.fields[pace]}", markup=False)] if has_pace else []),
+    ]
     with Progress(*columns, console=console) as progress:
         yield Bar(console, title, total, progress, progress.add_task(title, total=total, note="", pace=""))
 

@@ -270,6 +270,8 @@ class Suite:
         cuda = torch.cuda.is_available()
         device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         path = options.out or results_folder(device) / f"{self.name}.csv"
+        if path.is_dir():
+            parser.error(f"--out={path}: is a folder, expected a CSV file")
         with Results(path, self.name, surroundings(device)) as results:
             sitting = Sitting(results, device, options, options.repeats or self.repeats[cuda])
             signal.signal(signal.SIGALRM, _stop)

@@ -30,6 +30,9 @@ class DataConfig:
     data: str | None = option(None, "CHAOS root (Train_Sets): finds CT and MR itself")
     ct: str | None = option(None, "labelled CT: CHAOS CT folder, nnU-Net raw data set or DICOM folder")
     mr: str | None = option(None, "MR: CHAOS MR folder, nnU-Net raw data set or DICOM folder")
+    more_mr: str | None = option(
+        None, "MR of other patients, as --mr, from which EssNet alone learns; it needs no labels"
+    )
     mr_sequence: Literal["t2-spir", "t1-in", "t1-out"] = option("t2-spir", "which CHAOS MR sequence")
     liver_label: str | None = option(None, "name or number of the liver in dataset.json, if it isn't called liver")
     patient_pattern: str | None = option(

@@ -41,7 +41,7 @@ VISIBLE_SECONDS = 60.0
 
 ADDITIVE = {
     *("arrangements", "labelled_patients", "seeds", "ablation"),
-    *("data", "ct", "mr"),  # where they lie; `check_unchanged` compares the images themselves
+    *("data", "ct", "mr", "more_mr"),  # where they lie; `check_unchanged` compares the images themselves
     *(
         "device",
         "reader",
@@ -87,7 +87,7 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, TrainConfig]:
     parser = build_parser()
     given = _without_defaults(parser, arguments)
     if given.get("resume") is None:
-        has_data = any(given.get(name) is not None for name in ("data", "ct", "mr"))
+        has_data = any(given.get(name) is not None for name in ("data", "ct", "mr", "more_mr"))
         options = parse(parser, arguments, "default" if has_data else "demo")
         config = anywhere(unflatten(options.as_dict()))
         if config.preset != "demo" and all(
@@ -116,7 +116,7 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, TrainConfig]:
 
 def anywhere(config: TrainConfig) -> TrainConfig:
     """The settings with absolute paths to the data, so that the run can be resumed from any folder."""
-    given = {name: getattr(config.data, name) for name in ("data", "ct", "mr")}
+    given = {name: getattr(config.data, name) for name in ("data", "ct", "mr", "more_mr")}
     absolute = {name: os.path.abspath(os.path.expanduser(path)) for name, path in given.items() if path is not None}
     return replace(config, data=replace(config.data, **absolute))
 
@@ -271,10 +271,10 @@ def gather(
     phantom = (
         make_phantom(folder.stores.with_name("phantom"), console) if data.data is data.ct is data.mr is None else None
     )
-    ct, mr = sources(config, phantom)
-    prepared = prepare(config, ct, mr, folder.stores, console)
+    found = sources(config, phantom)
+    prepared = prepare(config, found, folder.stores, console)
     run = Run(config, folder, prepared, console, ranks, signals)
-    return replace(run, plans=plan_run(run, stage)), describe(prepared, ct, mr)
+    return replace(run, plans=plan_run(run, stage)), describe(prepared, found)
 
 
 def begin(run: Run, options: Namespace, description: dict[str, Any], launch: Launch | None) -> None:

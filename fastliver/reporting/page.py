@@ -188,7 +188,7 @@ def _sources(run: RunFolder) -> str:
     data = run.read_result("data")
     if data is None:
         return ""
-    return _definitions({f"{source['modality']} from": source["path"] for source in data["sources"]})
+    return _definitions({f"{source['name']} from": source["path"] for source in data["sources"]})
 
 
 def make_page(run: RunFolder, tables: Sequence[Table], pictures: Sequence[tuple[Picture, bytes]]) -> str:

@@ -146,6 +146,6 @@ def caveats(run: RunFolder) -> list[Caveat]:
         skipped = tuple(source["skipped"])
         if skipped:
             noun = "file was" if len(skipped) == 1 else "files were"
-            found.append(Caveat(f"{source['modality']}: {len(skipped)} {noun} skipped.", skipped))
-        found += [Caveat(f"{source['modality']}: {note}") for note in source["notes"]]
+            found.append(Caveat(f"{source['name']}: {len(skipped)} {noun} skipped.", skipped))
+        found += [Caveat(f"{source['name']}: {note}") for note in source["notes"]]
     return found

@@ -26,12 +26,12 @@ def data_table(run: RunFolder) -> Table | None:
     in_paper = {"CT": paper.CT_SLICES, "MR": paper.MR_SLICES}
     rows = [
         (
-            text_cell(f"{source['modality']} read" + ("" if source["labelled"] else ", without labels")),
+            text_cell(f"{source['name']} read" + ("" if source["labelled"] else ", without labels")),
             count_cell(source["patients"]),
             count_cell(source["slices"]),
             count_cell(source["liver_slices"]),
             count_cell(None),
-            count_cell(in_paper.get(source["modality"])),
+            count_cell(in_paper.get(source["name"])),
             count_cell(len(source["skipped"])),
         )
         for source in data["sources"]
@@ -41,6 +41,7 @@ def data_table(run: RunFolder) -> Table | None:
         ("MR to train on", len(split["train_patients"]), split["train_slices"], paper.TRAIN_SLICES),
         ("MR to test on", len(split["test_patients"]), split["test_slices"], paper.TEST_SLICES),
         ("CT to train the synthesis on", None, split["essnet_ct_slices"], paper.ESSNET_CT_SLICES),
+        ("MR to train the synthesis on", None, split["essnet_mr_slices"], paper.TRAIN_SLICES),
     )
     for name, patients, used, theirs in parts:
         rows.append(

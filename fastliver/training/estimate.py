@@ -96,7 +96,7 @@ def _essnet_seconds(run: Run, size: int, device: torch.device) -> float:
     batch = config.batch * run.ranks.count
     total = 0.0
     for job in synthesis_jobs(run.config):
-        steps = -(-len(run.data.split.train) // batch) * (config.epochs + config.decay_epochs)
+        steps = -(-run.data.essnet_mr_count // batch) * (config.epochs + config.decay_epochs)
         left = _steps_left(run, job, steps)
         if left:
             noise = _noise(config.batch, size, device)
@@ -123,7 +123,8 @@ def workloads(run: Run, stage: str) -> list[Workload]:
     config, real = run.config, len(run.data.split.train)
     found = []
     if stage in ("essnet", "all"):
-        found += [Workload(job, config, (len(run.data.essnet_ct), real)) for job in synthesis_jobs(config)]
+        slices = len(run.data.essnet_ct), run.data.essnet_mr_count
+        found += [Workload(job, config, slices) for job in synthesis_jobs(config)]
     if stage in ("unet", "all"):
         available = len(run.data.ct.liver_slices())
         most = max(synthetic_count(job.arrangement, available) for job in unet_jobs(config))

@@ -1,6 +1,7 @@
 """The data of a run: stores, split, and the table of what was found."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from fastliver.data.study import Modality
 from fastliver.errors import InputError
 from fastliver.training.progress import bar
 
+NAMES = ("CT", "MR", "more MR")
+"""What tables call the images of `sources`."""
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -30,12 +34,30 @@ class RunData:
         mr: store of the MR.
         split: of the MR; unlabelled MR is all on the training side.
         essnet_ct: numbers of the CT slices that EssNet trains on.
+        more_mr: store of the MR that EssNet alone learns from, if there is any.
     """
 
     ct: SliceStore
     mr: SliceStore
     split: Split
     essnet_ct: NDArray[np.intp]
+    more_mr: SliceStore | None = None
+
+    @property
+    def stores(self) -> list[SliceStore]:
+        """All of them: CT, MR, and more MR if there is any."""
+        return [self.ct, self.mr, *([self.more_mr] if self.more_mr is not None else [])]
+
+    @property
+    def essnet_mr(self) -> list[tuple[SliceStore, NDArray[np.intp]]]:
+        """The MR slices that EssNet trains on: stores, and numbers of slices in them."""
+        more = [] if self.more_mr is None else [(self.more_mr, self.more_mr.liver_slices())]
+        return [(self.mr, self.split.train), *more]
+
+    @property
+    def essnet_mr_count(self) -> int:
+        """How many those are."""
+        return sum(len(numbers) for _, numbers in self.essnet_mr)
 
     @property
     def mr_rule(self) -> IntensityRule:
@@ -43,11 +65,11 @@ class RunData:
 
     def fingerprint(self) -> list[str]:
         """Changes when the images or labels do; where they lie has no say."""
-        return [self.ct.meta["content"], self.mr.meta["content"]]
+        return [store.meta["content"] for store in self.stores]
 
 
-def sources(config: TrainConfig, phantom: Path | None) -> tuple[Source, Source]:
-    """The CT and the MR that the settings name, or the phantom where they name none.
+def sources(config: TrainConfig, phantom: Path | None) -> list[Source]:
+    """The CT and the MR that the settings name, or the phantom where they name none, and more MR if they name it.
 
     Raises:
         InputError: when only one of the two is named.
@@ -67,16 +89,16 @@ def sources(config: TrainConfig, phantom: Path | None) -> tuple[Source, Source]:
         assert path is not None
         return Source(path, modality, data.mr_sequence, data.liver_label, data.skip_bad, data.patient_pattern)
 
-    return source("CT", paths["ct"]), source("MR", paths["mr"])
+    more = [] if data.more_mr is None else [source("MR", data.more_mr)]
+    return [source("CT", paths["ct"]), source("MR", paths["mr"]), *more]
 
 
-def prepare(config: TrainConfig, ct: Source, mr: Source, stores: Path, console: Console) -> RunData:
-    """Build or reuse both stores and split them.
+def prepare(config: TrainConfig, found: Sequence[Source], stores: Path, console: Console) -> RunData:
+    """Build or reuse the stores and split the MR.
 
     Args:
         config: the run's settings.
-        ct: where the CT is.
-        mr: where the MR is.
+        found: where the images are; see `sources`.
         stores: folder that keeps stores for all runs.
         console: for the progress bar.
 
@@ -84,19 +106,20 @@ def prepare(config: TrainConfig, ct: Source, mr: Source, stores: Path, console: 
         InputError: for data that can't be read or doesn't suffice.
     """
     data, experiment = config.data, config.experiment
-    ct_store = _store(ct, IntensityRule("CT", *data.ct_window), config, stores, console)
-    mr_store = _store(mr, IntensityRule("MR", *data.mr_percentiles), config, stores, console)
-    for store, source in ((ct_store, ct), (mr_store, mr)):
+    rules = {"CT": IntensityRule("CT", *data.ct_window), "MR": IntensityRule("MR", *data.mr_percentiles)}
+    built = [_store(source, rules[source.modality], config, stores, console) for source in found]
+    for store, source in zip(built, found, strict=True):
         if not len(store.liver_slices()):
             raise InputError(f"{source.path}: no {source.modality} slice shows liver in its label; check the labels")
+    ct_store, mr_store, *more = built
     if experiment.segmentor and not ct_store.labelled:
         raise InputError(
-            f"{ct.path}: the CT has no labels, which EssNet's segmentor learns from; add them, or train a CycleGAN "
-            "with --no-segmentor"
+            f"{found[0].path}: the CT has no labels, which EssNet's segmentor learns from; add them, or train a "
+            "CycleGAN with --no-segmentor"
         )
     split = split_mr(experiment, mr_store)
     _check_patients(config, mr_store, split)
-    return RunData(ct_store, mr_store, split, _essnet_ct(config, ct_store))
+    return RunData(ct_store, mr_store, split, _essnet_ct(config, ct_store), *more)
 
 
 def _check_patients(config: TrainConfig, store: SliceStore, split: Split) -> None:
@@ -147,11 +170,12 @@ def _essnet_ct(config: TrainConfig, store: SliceStore) -> NDArray[np.intp]:
     return slices if wanted is None else np.sort(rng.permutation(slices)[:wanted])
 
 
-def describe(data: RunData, ct: Source, mr: Source) -> dict[str, Any]:
+def describe(data: RunData, found: Sequence[Source]) -> dict[str, Any]:
     """What was found and how it was split, as `results/data.json` keeps it."""
 
-    def found(source: Source, store: SliceStore) -> dict[str, Any]:
+    def about(name: str, source: Source, store: SliceStore) -> dict[str, Any]:
         return {
+            "name": name,
             "modality": source.modality,
             "path": str(source.path),
             "patients": len(store.patients),
@@ -162,8 +186,17 @@ def describe(data: RunData, ct: Source, mr: Source) -> dict[str, Any]:
             "notes": store.meta["notes"],
         }
 
+    described = [about(*each) for each in zip(NAMES, found, data.stores, strict=False)]
+    if data.more_mr is not None:
+        both = sorted(set(data.mr.patients) & set(data.more_mr.patients))
+        if both:
+            described[-1]["notes"] = [
+                *described[-1]["notes"],
+                f"{found[-1].path}: has patients called {', '.join(both)}, as --mr has; if they are the same people, "
+                "EssNet has seen images that the U-Nets are tested on: leave them out",
+            ]
     return {
-        "sources": [found(ct, data.ct), found(mr, data.mr)],
+        "sources": described,
         "fingerprint": data.fingerprint(),
         "split": {
             "name": data.split.name,
@@ -172,6 +205,7 @@ def describe(data: RunData, ct: Source, mr: Source) -> dict[str, Any]:
             "train_slices": len(data.split.train),
             "test_slices": len(data.split.test),
             "essnet_ct_slices": len(data.essnet_ct),
+            "essnet_mr_slices": data.essnet_mr_count,
             "warning": data.split.warning,
         },
     }
@@ -183,17 +217,17 @@ def print_counts(description: dict[str, Any], console: Console) -> None:
     for found in description["sources"]:
         liver = str(found["liver_slices"]) if found["labelled"] else "no labels"
         counts = (str(found[name]) for name in ("patients", "slices"))
-        table.add_row(found["modality"], *counts, liver, str(len(found["skipped"])))
+        table.add_row(found["name"], *counts, liver, str(len(found["skipped"])))
     console.print(table)
     split = description["split"]
     kinds = {"patient": "Split by patient", "paper": "Split by slice (paper)", "none": "No split (MR without labels)"}
     console.print(
         f"{kinds[split['name']]}: {split['train_slices']} MR slices of {len(split['train_patients'])} patients to "
         f"learn from, {split['test_slices']} of {len(split['test_patients'])} to test on; EssNet learns from "
-        f"{split['essnet_ct_slices']} CT slices.",
+        f"{split['essnet_ct_slices']} CT slices and {split['essnet_mr_slices']} MR slices.",
     )
     if split["warning"]:
         console.print(f"warning: {split['warning']}", style="yellow")
     for found in description["sources"]:
         for text in (*found["skipped"], *found["notes"]):
-            console.print(f"{found['modality']}: {text}", style="yellow")
+            console.print(f"{found['name']}: {text}", style="yellow")

@@ -95,7 +95,8 @@ class Run:
     def essnet_trainer(self, job: str) -> EssNetTrainer:
         """A new EssNet (or CycleGAN) and its data."""
         ct = self.builder.slices(job, self.data.ct, self.data.essnet_ct)
-        return self.builder.essnet(job, ct, self.builder.slices(job, self.data.mr, self.data.split.train))
+        mr, *more = (self.builder.slices(job, store, numbers) for store, numbers in self.data.essnet_mr)
+        return self.builder.essnet(job, ct, sum(more, start=mr))
 
     def train_essnet(self, job: str) -> None:
         """Train one of `synthesis_jobs`."""

@@ -308,3 +308,43 @@ def test_names_are_printed_as_they_are(train: Any, phantom: Path, tmp_path: Path
     name = "Größe [bold] [1]"
     out = train("--data", phantom, "--runs", tmp_path, "--name", name, "--stage", "essnet").succeeded()
     assert str(tmp_path / name / "report.html") in out
+
+
+def test_more_mr_is_for_essnet_alone(train: Any, phantom: Path, tmp_path: Path) -> None:
+    """Without labels, and with a patient of a name that is taken."""
+    more = tmp_path / "more"
+    for number, patient in (("1", "1"), ("70", "2")):
+        shutil.copytree(phantom / "Train_Sets" / "MR" / patient, more / number)
+        shutil.rmtree(more / number / "T2SPIR" / "Ground")
+    options = ("--data", phantom, "--runs", tmp_path / "runs", "--essnet-epochs=1")
+    plain = train(*options, "--name=plain").succeeded()
+    out = train(*options, "--name=more", f"--more-mr={more}").succeeded()
+    assert "more MR: " in out
+    assert "has patients called MR_1, as --mr has" in out
+    assert "MR_70" not in out
+
+    def read(name: str, *path: str) -> Any:
+        return json.loads((tmp_path / "runs" / name / "results" / "{}.json".format(*path)).read_text())
+
+    sources = read("more", "data")["sources"]
+    assert [(source["name"], source["labelled"]) for source in sources] == [
+        ("CT", True),
+        ("MR", True),
+        ("more MR", False),
+    ]
+    known = read("plain", "data")["split"]
+    assert read("more", "data")["split"] == {**known, "essnet_mr_slices": known["train_slices"] + 12}
+    # An epoch of EssNet shows all of it, those of the U-Nets nothing of it, with the same split.
+    steps = [read(name, "train-essnet")["steps_per_epoch"] for name in ("plain", "more")]
+    assert steps == [known["train_slices"], known["train_slices"] + 12]
+    unets = [read(name, "unet-real-0-seed0") for name in ("plain", "more")]
+    assert unets[0]["scores"] == unets[1]["scores"]
+    assert "EssNet learns from" in plain
+
+    # It may be given alone as little as the MR may.
+    train(f"--more-mr={more}", "--runs", tmp_path / "runs").refused("needs data: --data")
+    # A run goes on with it where it now lies, and not without it.
+    more.rename(tmp_path / "moved")
+    run = tmp_path / "runs" / "more"
+    train("--resume", run, f"--more-mr={tmp_path / 'moved'}", small=False).succeeded()
+    train("--resume", run, f"--more-mr={phantom / 'Train_Sets' / 'MR'}", small=False).refused("images have changed")

@@ -101,8 +101,16 @@ def write_run(
         "data",
         {
             "sources": [
-                {"modality": "CT", **source, "skipped": ["a<b>.dcm: no pixel data"]},
-                {"modality": "MR", **source, "path": "data/MR", "slices": 623, "liver_slices": 408, "skipped": []},
+                {"name": "CT", "modality": "CT", **source, "skipped": ["a<b>.dcm: no pixel data"]},
+                {
+                    "name": "MR",
+                    "modality": "MR",
+                    **source,
+                    "path": "data/MR",
+                    "slices": 623,
+                    "liver_slices": 408,
+                    "skipped": [],
+                },
             ],
             "split": {
                 "name": "patient",
@@ -111,6 +119,7 @@ def write_run(
                 "train_slices": 350,
                 "test_slices": 58,
                 "essnet_ct_slices": 350,
+                "essnet_mr_slices": 350,
                 "warning": "",
             },
         },

@@ -44,6 +44,7 @@ def _run(device: str = "cpu", plans: Any = None, ablation: bool = False, **engin
     data = SimpleNamespace(
         split=SimpleNamespace(train=range(408)),
         essnet_ct=range(350),
+        essnet_mr_count=500,
         ct=SimpleNamespace(liver_slices=lambda: range(2050)),
     )
     return SimpleNamespace(config=config, data=data, device=torch.device(device), plans=plans or {})
@@ -51,7 +52,7 @@ def _run(device: str = "cpu", plans: Any = None, ablation: bool = False, **engin
 
 def test_a_stages_trainings_with_the_most_slices_that_they_draw_from():
     both = [(work.name, work.slices) for work in workloads(_run(), "all")]
-    assert both == [("essnet", (350, 408)), ("unet", (408 + 2050,))]
+    assert both == [("essnet", (350, 500)), ("unet", (408 + 2050,))]
     assert [work.name for work in workloads(_run(ablation=True), "essnet")] == ["essnet", "cyclegan"]
     assert [work.name for work in workloads(_run(), "unet")] == ["unet"]
     assert workloads(_run(), "synthesize") == []

@@ -10,13 +10,12 @@ from contextlib import contextmanager
 
 import torch
 
-MMAP_MAX, TRIM_THRESHOLD = -4, -1
-"""M_MMAP_MAX and M_TRIM_THRESHOLD of glibc's <malloc.h>."""
-USUAL_MMAPS = 65536
-"""glibc's own number of blocks that lie in mappings of their own."""
-USUAL_TRIM = 64 << 20
-"""Bytes free at the heap's end from which it shrinks: what glibc's own threshold grows to with such blocks."""
-NEVER = -1
+MMAP_MAX, MMAP_THRESHOLD, TRIM_THRESHOLD = -4, -3, -1
+"""M_MMAP_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's <malloc.h>."""
+KEPT = {MMAP_MAX: 0, TRIM_THRESHOLD: -1}
+"""No block lies in a mapping of its own, which ends with it, and the heap never shrinks."""
+USUAL = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20}
+"""glibc's own. The thresholds start lower and grow to these, but no more once something was set."""
 
 
 @contextmanager
@@ -30,11 +29,11 @@ def kept_memory(device: torch.device) -> Iterator[None]:
     if device.type != "cpu" or not hasattr(libc, "mallopt"):
         yield
         return
-    libc.mallopt(MMAP_MAX, 0)
-    libc.mallopt(TRIM_THRESHOLD, NEVER)
+    for name, value in KEPT.items():
+        libc.mallopt(name, value)
     try:
         yield
     finally:
-        libc.mallopt(MMAP_MAX, USUAL_MMAPS)
-        libc.mallopt(TRIM_THRESHOLD, USUAL_TRIM)
+        for name, value in USUAL.items():
+            libc.mallopt(name, value)
         libc.malloc_trim(0)

@@ -54,9 +54,10 @@ def run_command(main: Callable[[], None], again: Callable[[], str] = run_again) 
         return fail(message, error.exit_code) if rank in (None, "0") else error.exit_code
     except KeyboardInterrupt:
         return fail(f"interrupted; {again()}", INTERRUPTED)
-    except BrokenPipeError:
-        # What is left to print goes nowhere, or Python would complain when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as ended:
+        if ended.code != 1:
+            raise
+        # So rich ends a process whose output nobody reads any more.
         return fail(f"what read the output has ended; {again()}", 1)
     except OSError as error:
         if error.errno in DISK_FULL:

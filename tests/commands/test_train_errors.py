@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -377,3 +378,24 @@ def test_a_folder_that_another_process_trains_in_is_left_alone(train: Any, phant
 def test_a_run_that_is_refused_leaves_no_folder(train: Any, tmp_path: Path) -> None:
     train("--data", tmp_path / "absent", "--runs", tmp_path / "runs", "--name=mine").refused("absent", "does not exist")
     assert not (tmp_path / "runs" / "mine").exists()
+
+
+def test_output_that_nobody_reads() -> None:
+    """As with `| head`: one message, no traceback, and not a success."""
+    script = (
+        "import sys\n"
+        "from rich.console import Console\n"
+        "from fastliver.cli import run_command\n"
+        "def main():\n"
+        "    sys.stdin.readline()\n"
+        "    Console().print('a line')\n"
+        "sys.exit(run_command(main))\n"
+    )
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    process = subprocess.Popen([sys.executable, "-c", script], text=True, **pipes)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, told = process.communicate("go on\n", timeout=60)
+    assert process.returncode == FAILURE
+    assert told == "error: what read the output has ended; run the command again\n"

@@ -391,7 +391,7 @@ def test_output_that_nobody_reads() -> None:
         "    Console().print('a line')\n"
         "sys.exit(run_command(main))\n"
     )
-    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     process = subprocess.Popen([sys.executable, "-c", script], text=True, **pipes)
     assert process.stdout is not None
     process.stdout.close()

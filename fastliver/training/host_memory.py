@@ -23,8 +23,8 @@ USUAL = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20}
 def kept_memory(device: torch.device) -> Iterator[None]:
     """Around steps on a CPU: what they free is kept for the next one, and goes back to the kernel afterwards.
 
-    It sets glibc's allocator; with another C library, on another system, or for a device that has an allocator of its own
-    nothing happens. The most memory that a process holds stayed the same (steps at 64x64 and 256x256).
+    It sets glibc's allocator. With another C library, on another system, or for a device that has an allocator of its
+    own nothing happens. The most memory that a process holds stayed the same (steps at 64x64 and 256x256).
     """
     libc = ctypes.CDLL(None) if device.type == "cpu" and sys.platform == "linux" else None
     if libc is None or not hasattr(libc, "mallopt"):

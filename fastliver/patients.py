@@ -18,6 +18,7 @@ from fastliver.data.study import Volume
 from fastliver.errors import InputError, RunError, SomeFailed
 from fastliver.files import read_json, remove, write_json
 from fastliver.training.progress import bar, clock
+from fastliver.words import counted
 
 RECORD = "fastliver.json"
 """In a folder of results: what they were made with, so that a later run doesn't mix in others."""
@@ -231,6 +232,8 @@ def work_through(
             tell(case.name, *case.study.skipped, *case.study.notes)
             volume = read()
             tell(case.name, *volume.skipped, *volume.notes)
+            if volume.label is not None and not volume.label.any():
+                tell(case.name, f"its label shows no liver at all; {case.study.check_labels}")
             with bar(console, case.name, len(volume.image) * passes) as progress:
                 started = time.monotonic()
 
@@ -251,8 +254,10 @@ def work_through(
     seconds = max(time.monotonic() - began, 1e-9)
     done = len(todo) - len(failed)
     if done:
-        console.print(f"{done} done: {slices} slices in {clock(seconds)}, {slices / seconds:.1f} slices/s with reading "
-                      "and writing")  # fmt: skip
+        console.print(
+            f"{done} done: {counted(slices, 'slice')} in {clock(seconds)}, {slices / seconds:.1f} slices/s with "
+            "reading and writing"
+        )
     if len(failed) == len(cases) == 1:
         raise next(iter(failed.values()))
     if failed:

@@ -39,6 +39,7 @@ from fastliver.patients import (
     go_on_with_patients,
     work_through,
 )
+from fastliver.words import counted
 
 FORMATS = ("dicom", "nifti", "nnunet", "store")
 
@@ -185,7 +186,7 @@ class Synthesizer:
             if not self.options.force and self.result(work.case).exists():
                 return f"was finished before; QA sheet to {self.sheet(work.case)}"
         where = {"dicom": self.dicom, "nifti": self.nifti, "nnunet": self.nnunet, "store": self.store}
-        told = f"{len(result.kept)} slices to {where[self.options.format](result)}"
+        told = f"{counted(len(result.kept), 'slice')} to {where[self.options.format](result)}"
         if self.options.min_dice is not None:
             told += f"; dropped {len(result.dropped)} of {len(result.synthetic)} below Dice {self.options.min_dice:g}"
             told += " or to be ignored" if work.volume.ignored else ""

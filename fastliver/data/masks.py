@@ -14,6 +14,7 @@ from fastliver.data import chaos, dicom
 from fastliver.data.nifti import ENDINGS, is_nifti, load_nifti
 from fastliver.data.orientation import SHEAR_TOLERANCE_DEGREES, farthest_apart, grid_shear, to_display
 from fastliver.errors import InputError
+from fastliver.words import counted
 
 LIVER_CODES = {"10200004", "T-62000"}
 """SNOMED CT and SNOMED RT for the liver."""
@@ -242,7 +243,9 @@ def _affine_beside(folder: Path, count: int, sequence: chaos.Sequence | None) ->
         return None
     files = sorted(item for item in images.iterdir() if item.is_file() and not item.name.startswith("."))
     if len(files) != count:
-        raise InputError(f"{folder}: {count} masks for {len(files)} images in {images}; complete the folders")
+        raise InputError(
+            f"{folder}: {counted(count, 'mask')} for {counted(len(files), 'image')} in {images}; complete the folders"
+        )
     try:
         order, affine = dicom.grid_of(files)
     except InputError as error:

@@ -96,6 +96,7 @@ EVERYWHERE = {
     "byte_sizes",
     "files",
     "interval",
+    "words",
     "config",
     "run_folder",
     "weights",

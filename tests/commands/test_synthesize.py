@@ -180,6 +180,17 @@ def test_real_mr_is_added_though_a_ct_is_bad(synthesize, broken, phantom, tmp_pa
     assert not (tmp_path / "Dataset502_x").exists()
 
 
+def test_a_label_without_liver_is_noted(synthesize, ct_nifti, tmp_path) -> None:
+    source = Path(shutil.copytree(ct_nifti, tmp_path / "Dataset499_Ct"))
+    path = source / "labelsTr" / "ct_0.nii.gz"
+    label = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), path)
+    told = synthesize(f"--ct={source}", f"--out={tmp_path / 'out'}", "--format=nifti").succeeded()
+    remedy = "check the labels, where liver is the value 1 unless --liver-label says another"
+    assert f"ct_0: its label shows no liver at all; {remedy}" in told
+    assert told.count("no liver at all") == 1
+
+
 def test_labels_to_be_ignored_stay_so(synthesize, ct_nifti, tmp_path) -> None:
     source = Path(shutil.copytree(ct_nifti, tmp_path / "Dataset499_Ct"))
     described = json.loads((source / "dataset.json").read_text())

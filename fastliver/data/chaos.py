@@ -23,6 +23,7 @@ SEQUENCE_FOLDERS: dict[Sequence, tuple[str, str]] = {
     "t1-in": ("T1DUAL", "DICOM_anon/InPhase"),
     "t1-out": ("T1DUAL", "DICOM_anon/OutPhase"),
 }
+MR_FOLDERS = {home for home, _ in SEQUENCE_FOLDERS.values()}
 
 
 def _patients(folder: Path) -> list[Path]:
@@ -55,7 +56,7 @@ def modality_folder(root: Path, modality: Modality) -> Path | None:
 
 def kind(folder: Path) -> Modality | None:
     """Which half of a CHAOS tree the folder is, or None when it is neither."""
-    if folder.name in ("T1DUAL", "T2SPIR"):
+    if folder.name in MR_FOLDERS and _holds(folder, "DICOM_anon"):
         return "MR"
     for patient in _patients(folder):
         if _holds(patient, "DICOM_anon"):

@@ -17,6 +17,10 @@ from fastliver.errors import InputError
 from fastliver.words import counted
 
 
+class NoImagesError(InputError):
+    """A folder holds no series of the modality."""
+
+
 def grid_of(paths: Sequence[Path]) -> tuple[list[int], NDArray[np.float64]]:
     """The order and the affine of a series of single-frame files from its headers alone; see `stack_grid`.
 
@@ -96,11 +100,11 @@ class _Found:
         """A study of each series; the first tells what belongs to none.
 
         Raises:
-            InputError: when there is no series.
+            NoImagesError: when there is no series.
         """
         passed_over = "; ".join(f"{kind} in {_count(paths)}" for kind, paths in self.others.items())
         if not self.series:
-            raise InputError(
+            raise NoImagesError(
                 f"{self.folder}: no {self.modality} images found" + (f", but {passed_over}" if passed_over else "")
                 + (f"; {counted(len(self.bad), 'file')} could not be read, the first: {next(iter(self.bad.values()))}"
                    if self.bad else "")

@@ -19,8 +19,7 @@ from fastliver.words import counted
 LIVER_CODES = {"10200004", "T-62000"}
 """SNOMED CT and SNOMED RT for the liver."""
 
-MR_FOLDERS = {home for home, _ in chaos.SEQUENCE_FOLDERS.values()}
-CHAOS_FOLDERS = {"Train_Sets", "Ground", *MR_FOLDERS}
+CHAOS_FOLDERS = {"Train_Sets", "Ground", *chaos.MR_FOLDERS}
 """What a CHAOS tree calls folders besides modalities and patients."""
 
 
@@ -64,7 +63,7 @@ def _png_files(folder: Path) -> list[Path]:
 
 def _mr_folder(folder: Path) -> str | None:
     """CHAOS's name for the MR acquisition that a folder of PNG is of; None where the tree doesn't say."""
-    return next((name for name in (folder.name, folder.parent.name) if name in MR_FOLDERS), None)
+    return next((name for name in (folder.name, folder.parent.name) if name in chaos.MR_FOLDERS), None)
 
 
 def _patient(folder: Path, top: Path) -> tuple[str | None, str]:
@@ -91,7 +90,7 @@ def _png_cases(top: Path, sequence: chaos.Sequence | None) -> dict[str, Path]:
     for folder, (modality, patient) in patients.items():
         case = f"{modality}_{patient}" if both and modality else patient
         if case in found:
-            several = {_mr_folder(folder), _mr_folder(found[case])} == MR_FOLDERS
+            several = {_mr_folder(folder), _mr_folder(found[case])} == chaos.MR_FOLDERS
             remedy = f"choose --mr-sequence: {', '.join(chaos.SEQUENCE_FOLDERS)}" if several else "name one of them"
             raise InputError(f"{folder}: a second folder of PNG for {case}, besides {found[case]}; {remedy}")
         found[case] = folder
@@ -218,7 +217,7 @@ def _read_png(folder: Path, label: int | None, sequence: chaos.Sequence | None) 
                 f"{file}: is {slices[-1].shape}, but {files[0].name} is {slices[0].shape}; mend the folder"
             )
     values = np.stack(slices).transpose(2, 1, 0)
-    if label is None and folder.parent.name in MR_FOLDERS:
+    if label is None and folder.parent.name in chaos.MR_FOLDERS:
         liver = (values >= chaos.MR_LIVER.start) & (values < chaos.MR_LIVER.stop)
     elif label is None and folder.name == "Ground":
         liver = values >= chaos.CT_LIVER.start

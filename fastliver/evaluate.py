@@ -19,9 +19,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
-from rich.table import Table
 
 from fastliver.cli import run_command
+from fastliver.columns import Printed, print_columns
 from fastliver.data.chaos import Sequence as MrSequence
 from fastliver.data.masks import find_masks, pair, read_mask
 from fastliver.errors import InputError
@@ -124,21 +124,15 @@ def summarize(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float | N
 
 def print_table(rows: dict[str, dict[str, float]], console: Console) -> None:
     """A line for each patient, then mean, spread and interval, and below the table whom those leave out."""
-    table = Table("patient", *COLUMNS.values())
     digits = {name: 4 if name in ("dice", "iou") else 3 for name in COLUMNS}
-    for case, row in rows.items():
-        table.add_row(case, *(f"{row[name]:.{digits[name]}f}" for name in COLUMNS))
     summary = summarize(list(rows.values())) if len(rows) > 1 else {}
-    if summary:
-        table.add_section()
-        for label, key in (("mean", "mean"), ("standard deviation", "sd"), ("95 % from", "low"), ("95 % to", "high")):
-            values = (summary[name][key] for name in COLUMNS)
-            cells = (
-                "-" if value is None else f"{value:.{digits[name]}f}"
-                for name, value in zip(COLUMNS, values, strict=True)
-            )
-            table.add_row(label, *cells)
-    console.print(table)
+    statistics_of = {"mean": "mean", "sd": "standard deviation", "low": "95 % from", "high": "95 % to"}
+    columns = [Printed("patient", [*rows, *(statistics_of.values() if summary else ())], numeric=False)]
+    for name, label in COLUMNS.items():
+        values = [*(row[name] for row in rows.values()), *(summary[name][key] for key in statistics_of if summary)]
+        cells = ["-" if value is None else f"{value:.{digits[name]}f}" for value in values]
+        columns.append(Printed(label, cells))
+    print_columns(columns, console, sections=[len(rows)])
     for name, column in summary.items():
         if count := column["infinite"]:
             console.print(

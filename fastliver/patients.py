@@ -23,6 +23,10 @@ from fastliver.words import counted
 RECORD = "fastliver.json"
 """In a folder of results: what they were made with, so that a later run doesn't mix in others."""
 
+FILE_ENDINGS = {".bmp", ".csv", ".dcm", ".gif", ".gz", ".hdr", ".img", ".jpeg", ".jpg", ".json", ".mha", ".mhd", ".nii",
+                ".npy", ".npz", ".nrrd", ".pdf", ".png", ".tif", ".tiff", ".txt", ".zip"}  # fmt: skip
+"""What nobody ends a folder's name with on purpose."""
+
 
 def go_on_with_patients() -> str:
     """How to go on with a command for many patients that was interrupted."""
@@ -83,6 +87,17 @@ def check_batch(batch: int) -> None:
     """Raise InputError for a batch without slices."""
     if batch < 1:
         raise InputError(f"--batch={batch}: must be at least 1")
+
+
+def check_folder_name(out: Path, results: str) -> None:
+    """Raise InputError for a folder to be made that is called like a file.
+
+    Args:
+        out: `--out` or the like, as it is taken for a folder.
+        results: what to name instead.
+    """
+    if not out.is_dir() and out.suffix.lower() in FILE_ENDINGS:
+        raise InputError(f"--out={out}: is called like a {out.suffix} file, but would be a folder; name {results}")
 
 
 def check_results(source: Path, out: Path, cases: Sequence[Case], result: Callable[[Case], Path]) -> None:

@@ -33,6 +33,7 @@ from fastliver.patients import (
     add_options,
     all_of,
     check_batch,
+    check_folder_name,
     check_results,
     claim,
     device_name,
@@ -274,6 +275,7 @@ def check(options: Namespace) -> None:
         nnunet.check_folder(out, RECORD)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out={out}: is a file; name a folder")
+    check_folder_name(out, "a folder")
     if options.format == "store" and options.force and Shard.parse(options.shard).count > 1:
         raise InputError(
             "--force: of a shared store no process knows which parts the others have made again; leave it out, and "

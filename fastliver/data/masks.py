@@ -144,6 +144,13 @@ def read_mask(path: Path, label: int | None, sequence: chaos.Sequence | None = N
 
 def _liver(values: NDArray[Any], label: int | None, path: Path) -> NDArray[np.bool_]:
     """Where the liver is, if only one value can be meant."""
+    if values.dtype.kind == "f":
+        between = values[np.isfinite(values) & (values != np.round(values))]
+        if between.size:
+            raise InputError(
+                f"{path}: holds values such as {between[0]:.3g}, which are no labels; of a probability map write the "
+                "mask first: 1 where it is above 0.5"
+            )
     if label is not None:
         return np.asarray(values == label)
     if not np.isfinite(values).all():
@@ -177,6 +184,8 @@ def _read_seg(path: Path, label: int | None) -> Mask:
     try:
         volume = seg.get_volume(segment_numbers=[number], combine_segments=True, relabel=True)
     except Exception as error:
+        if seg.SegmentationType == "FRACTIONAL":
+            raise InputError(f"{path}: SegmentationType is FRACTIONAL, a probability map; name its mask") from error
         raise InputError(f"{path}: segment {number} can't be read as a volume ({error})") from error
     return Mask(path, np.asarray(volume.array) != 0, np.asarray(volume.affine, np.float64), sparse=True)
 

@@ -241,6 +241,19 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(evaluate, cas
     assert not path.exists()
 
 
+def test_a_probability_map_is_no_mask(evaluate, tmp_path):
+    true = write(tmp_path / "true.nii", slab(2, 5))
+    image = nibabel.load(true)
+    path = tmp_path / "p.nii.gz"
+    probability = np.where(image.get_fdata() > 0, 0.375, 0).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(probability, image.affine), path)
+    for option in ((), ("--label=1",)):
+        evaluate(path, true, *option).refused(f"{path}: holds values such as 0.375", "above 0.5")
+    # Whole numbers are labels, whatever they are stored as.
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata().astype(np.float32), image.affine), path)
+    assert "1.0000" in evaluate(path, true).succeeded()
+
+
 def test_wrong_options_are_refused(evaluate, train, cases, tmp_path):
     evaluate(*cases, "--label=liver").refused("label")
     train("--pred=x", module="fastliver.evaluate", small=False).refused("truth")

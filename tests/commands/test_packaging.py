@@ -97,6 +97,7 @@ EVERYWHERE = {
     "files",
     "interval",
     "words",
+    "columns",
     "config",
     "run_folder",
     "weights",

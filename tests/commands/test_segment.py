@@ -170,6 +170,12 @@ def test_a_bad_patient_is_left_out_and_listed(segment, tmp_path) -> None:
     assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {"a.nii.gz", "c.nii.gz"}
 
 
+def test_a_folder_may_have_a_point_in_its_name(segment, tmp_path) -> None:
+    oblique(tmp_path / "a.nii.gz")
+    segment(f"--mr={tmp_path / 'a.nii.gz'}", f"--out={tmp_path / 'model.v2'}").succeeded()
+    assert (tmp_path / "model.v2" / "a.nii.gz").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [
@@ -183,6 +189,8 @@ def test_a_bad_patient_is_left_out_and_listed(segment, tmp_path) -> None:
         (["--mr={nifti}", "--out={tmp}/x.nii", "--arrangement=9"], ["--arrangement=9", "0, 714"]),
         (["--mr={nifti}", "--out={tmp}/x.nii", "--with=essnet", "--ensemble"], ["leave --arrangement"]),
         (["--mr={nifti}", "--out={nifti}", "--force"], ["replaced by its own result"]),
+        (["--mr={nifti}", "--out={tmp}/x.png"], ["x.png: is called like a .png file", ".dcm, .nii or .nii.gz"]),
+        (["--mr={nifti}", "--out={tmp}/x.NII.GZ"], ["x.NII.GZ: is called like a .GZ file", "small letters"]),
     ],
 )
 def test_refusals(segment, phantom, tmp_path, arguments, texts) -> None:

@@ -381,6 +381,7 @@ def test_quality_filter_drops_what_disagrees(synthesize, ct_nifti, phantom, tmp_
         (["--ct={ct}", "--shard=3/2"], ["--shard=3/2", "i/n"]),
         (["--ct={ct}", "--format=store", "--shard=1/2", "--force"], ["--force", "out.parts"]),
         (["--ct={ct}", "--batch=0"], ["--batch=0"]),
+        (["--ct={ct}", "--out={mr}/mr.nii.gz"], ["mr.nii.gz: is called like a .gz file", "name a folder"]),
         (["--ct={ct}", "--with-real=x"], ["--format nnunet alone"]),
         (["--ct={ct}", "--device=tpu"], ["--device=tpu"]),
         (["--ct={ct}", "--out={ct}"], ["is the folder that is read"]),

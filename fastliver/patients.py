@@ -228,7 +228,7 @@ def work_through(
     """
     todo = [case for case in cases if not finished(case)]
     if len(todo) < len(cases):
-        console.print(f"{len(cases) - len(todo)} of {len(cases)} were finished before (--force makes them again)")
+        console.print(f"finished before: {len(cases) - len(todo)} of {len(cases)} (--force makes them again)")
     failed: dict[str, InputError] = {}
 
     def leave_out(case: Case, error: InputError) -> None:

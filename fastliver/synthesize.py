@@ -43,6 +43,8 @@ from fastliver.patients import (
 from fastliver.words import counted
 
 FORMATS = ("dicom", "nifti", "nnunet", "store")
+FLAT = 2 / 255
+"""Values that span less than a step of 8-bit grey show nothing: what a generator that has collapsed makes."""
 
 
 def build_parser() -> ArgumentParser:
@@ -176,6 +178,11 @@ class Synthesizer:
                 "against; name a CHAOS or nnU-Net folder that holds labels too, or leave out --min-dice"
             )
         result = self.synthesis(work)
+        if not np.ptp(result.synthetic) > FLAT:
+            raise InputError(
+                f"{work.volume.sources[0]}: all of its synthetic MR has one grey value, {result.synthetic.flat[0]:.2f} "
+                f"of -1 to 1, so {self.name} shows nothing; see the losses in the run's report.html, and train again"
+            )
         if not result.kept:
             raise InputError(
                 f"{work.volume.sources[0]}: no slice of this series "
@@ -392,7 +399,7 @@ def write_store(synthesizer: Synthesizer, cases: Sequence[Case], shard: Shard, c
         failed = error
     missing = parts.missing()
     if missing and not out.exists():
-        console.print(f"{len(missing)} of {len(cases)} patients are left to other processes; the last makes {out}",
+        console.print(f"left to other processes: {len(missing)} of {len(cases)} patients; the last makes {out}",
                       soft_wrap=True)  # fmt: skip
     elif parts.join(replace=options.force):
         console.print(f"Slice store: {out}", soft_wrap=True)

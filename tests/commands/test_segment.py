@@ -109,7 +109,7 @@ def test_many_patients_to_a_folder_and_again(segment, phantom, tmp_path) -> None
     names = {f"{study.patient}.nii.gz" for study in Source(phantom, "MR").studies()}
     for folder in ("a", "p"):
         assert {path.name for path in (tmp_path / folder).glob("*.nii.gz")} == names
-    assert "3 of 3 were finished before" in segment(*arguments).succeeded()
+    assert "finished before: 3 of 3 " in segment(*arguments).succeeded()
     segment(*arguments, "--ensemble").refused("made with model tiny/unet-essnet-714-seed0", "--force")
 
 

@@ -374,7 +374,7 @@ def test_patients_whose_label_lacks_the_liver_are_noted(dataset, write_nifti, tm
 
 def test_a_patient_who_shows_liver_in_one_series_is_not_noted(dataset, write_nifti, tmp_path):
     folder = dataset()
-    write_nifti(folder / "labelsTr/a_001.nii.gz", np.zeros(VOXELS.shape, np.uint8))
+    write_nifti(folder / "labelsTr/a_002.nii.gz", np.zeros(VOXELS.shape, np.uint8))
     studies = Source(folder, "CT", patient_pattern="^a").studies()
     notes = build_store(studies, IntensityRule("CT", 0, 100), 8, tmp_path / "stores").meta["notes"]
     assert not any("without liver" in note for note in notes)

@@ -241,6 +241,19 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(evaluate, cas
     assert not path.exists()
 
 
+def test_a_pipe_gets_the_whole_table_however_narrow_the_terminal_was(train, tmp_path):
+    name = "a_patient_with_a_name_of_more_than_forty_letters"
+    for case in (name, "b"):
+        write(tmp_path / "predicted" / f"{case}.nii", slab(2, 6))
+        write(tmp_path / "true" / f"{case}.nii", slab(2, 5))
+    sides = (f"--pred={tmp_path / 'predicted'}", f"--truth={tmp_path / 'true'}")
+    options = {"module": "fastliver.evaluate", "small": False, "environment": {"COLUMNS": "40"}}
+    lines = train(*sides, **options).succeeded().splitlines()
+    row = next(line for line in lines if name in line).strip("│").split("│")
+    assert [cell.strip() for cell in row[:4]] == [name, f"{6 / 7:.4f}", "0.7500", "33.333"]
+    assert len(row) == 7
+
+
 def test_a_probability_map_is_no_mask(evaluate, tmp_path):
     true = write(tmp_path / "true.nii", slab(2, 5))
     image = nibabel.load(true)

@@ -13,6 +13,7 @@ import fastliver
 from fastliver.data.masks import read_mask
 from fastliver.data.orientation import to_display
 from fastliver.data.sources import Source
+from fastliver.errors import InputError
 from fastliver.metrics.components import largest_component
 
 
@@ -68,6 +69,13 @@ def test_dicom_seg_of_one_series(segment, patient, expected, tmp_path) -> None:
     placed = np.argwhere(turned)[:, ::-1] @ affine[:3, :3].T + affine[:3, 3]
     wanted = np.argwhere(expected > 0.5)[:, ::-1] @ volume.affine[:3, :3].T + volume.affine[:3, 3]
     np.testing.assert_allclose(placed, wanted, atol=1e-3)
+
+
+def test_a_probability_map_is_read_back_as_no_mask(segment, patient, tmp_path) -> None:
+    places = (f"--out={tmp_path / 'liver.dcm'}", f"--probability={tmp_path / 'p.dcm'}")
+    segment(f"--mr={patient[0]}", *places).succeeded()
+    with pytest.raises(InputError, match=r"p\.dcm: SegmentationType is FRACTIONAL, a probability map; name its mask"):
+        read_mask(tmp_path / "p.dcm", None)
 
 
 def test_dicom_seg_of_an_enhanced_file_refers_to_its_frames(segment, patient, expected, as_enhanced, tmp_path) -> None:

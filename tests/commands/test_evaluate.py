@@ -214,6 +214,7 @@ def test_labels_and_spacing_are_given_for_both_or_for_one_side(evaluate, tmp_pat
     evaluate(several, several, "--label=7", "--truth-label=4").refused("no mask holds label 4", "--truth-label")
     evaluate(folder, folder).refused(folder, "--spacing")
     out = evaluate(folder, write(tmp_path / "others", slab(2, 6)), "--spacing=[7.5,1,1]").succeeded()
+    assert out == evaluate(folder, tmp_path / "others", "--spacing", "7.5, 1,1").succeeded()
     assert "7.500" in out  # the distance from slice 4 to slice 5
     for wrong in ("[0,1,1]", "[-1,1,1]", "[1,2]", "[1,1,nan]"):
         evaluate(folder, folder, f"--spacing={wrong}").refused("spacing")
@@ -265,6 +266,12 @@ def test_a_probability_map_is_no_mask(evaluate, tmp_path):
     # Whole numbers are labels, whatever they are stored as.
     nibabel.save(nibabel.Nifti1Image(image.get_fdata().astype(np.float32), image.affine), path)
     assert "1.0000" in evaluate(path, true).succeeded()
+
+
+@pytest.mark.parametrize("spacing", ["5", "5,1", "5,1,1,1", "a,b,c", "5;1;1", ""])
+def test_a_spacing_of_another_form_says_which_is_expected(evaluate, cases, spacing):
+    text = f"--spacing={spacing}: expected three numbers in mm with commas between, slice,row,column, such as 5,1.2,1.2"
+    evaluate(*cases, f"--spacing={spacing}").refused(text)
 
 
 def test_wrong_options_are_refused(evaluate, train, cases, tmp_path):

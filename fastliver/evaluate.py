@@ -19,9 +19,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
-from rich.table import Table
 
 from fastliver.cli import run_command
+from fastliver.columns import Printed, print_columns
 from fastliver.data.chaos import Sequence as MrSequence
 from fastliver.data.masks import find_masks, pair, read_mask
 from fastliver.errors import InputError
@@ -56,15 +56,28 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--spacing",
-        type=tuple[float, float, float] | None,
+        type=str | None,
         default=None,
-        help="[slice,row,column] in mm where neither side says (PNG without its DICOM)",
+        help="slice,row,column in mm, such as 5,1.2,1.2, where neither side says (PNG without its DICOM)",
     )
     parser.add_argument("--largest-component", action="store_true", help="keep the prediction's largest part alone")
     parser.add_argument("--fill-holes", action="store_true", help="fill the prediction's cavities")
     parser.add_argument("--csv", type=str | None, default=None, help="write the table there, in full precision")
     parser.add_argument("--json", type=str | None, default=None, help="write scores and summary there")
     return parser
+
+
+def parse_spacing(text: str | None) -> tuple[float, float, float] | None:
+    """The spacing of `--spacing slice,row,column`; raises InputError for what isn't three numbers."""
+    if text is None:
+        return None
+    try:
+        slice_, row, column = map(float, text.strip(" []()").split(","))
+    except ValueError:
+        raise InputError(
+            f"--spacing={text}: expected three numbers in mm with commas between, slice,row,column, such as 5,1.2,1.2"
+        ) from None
+    return slice_, row, column
 
 
 def match(predicted: dict[str, Path], true: dict[str, Path]) -> list[tuple[str, Path, Path]]:
@@ -124,21 +137,15 @@ def summarize(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float | N
 
 def print_table(rows: dict[str, dict[str, float]], console: Console) -> None:
     """A line for each patient, then mean, spread and interval, and below the table whom those leave out."""
-    table = Table("patient", *COLUMNS.values())
     digits = {name: 4 if name in ("dice", "iou") else 3 for name in COLUMNS}
-    for case, row in rows.items():
-        table.add_row(case, *(f"{row[name]:.{digits[name]}f}" for name in COLUMNS))
     summary = summarize(list(rows.values())) if len(rows) > 1 else {}
-    if summary:
-        table.add_section()
-        for label, key in (("mean", "mean"), ("standard deviation", "sd"), ("95 % from", "low"), ("95 % to", "high")):
-            values = (summary[name][key] for name in COLUMNS)
-            cells = (
-                "-" if value is None else f"{value:.{digits[name]}f}"
-                for name, value in zip(COLUMNS, values, strict=True)
-            )
-            table.add_row(label, *cells)
-    console.print(table)
+    statistics_of = {"mean": "mean", "sd": "standard deviation", "low": "95 % from", "high": "95 % to"}
+    columns = [Printed("patient", [*rows, *(statistics_of.values() if summary else ())], numeric=False)]
+    for name, label in COLUMNS.items():
+        values = [*(row[name] for row in rows.values()), *(summary[name][key] for key in statistics_of if summary)]
+        cells = ["-" if value is None else f"{value:.{digits[name]}f}" for value in values]
+        columns.append(Printed(label, cells))
+    print_columns(columns, console, sections=[len(rows)])
     for name, column in summary.items():
         if count := column["infinite"]:
             console.print(
@@ -170,6 +177,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run the command."""
     console = Console(markup=False, emoji=False, highlight=False)
     options = build_parser().parse_args(list(arguments))
+    spacing = parse_spacing(options.spacing)
     cases = match(*(find_masks(Path(options[side]), options.mr_sequence) for side in ("pred", "truth")))
     labels = [options[name] if options[name] is not None else options.label for name in ("pred_label", "truth_label")]
     rows: dict[str, dict[str, float]] = {}
@@ -179,7 +187,7 @@ def main(arguments: Sequence[str]) -> None:
             predicted = read_mask(prediction, labels[0], options.mr_sequence)
             true = read_mask(truth, labels[1], options.mr_sequence)
             found = [known or bool(mask.voxels.any()) for known, mask in zip(found, (predicted, true), strict=True)]
-            both = pair(predicted, true, options.spacing)
+            both = pair(predicted, true, spacing)
             mask = both.predicted
             if options.largest_component:
                 mask = largest_component(mask)

@@ -5,11 +5,14 @@ import sys
 import torch
 from jsonargparse import ArgumentParser
 from rich.console import Console
-from rich.table import Table
 
 from fastliver import __version__
 from fastliver.cli import run_command
+from fastliver.columns import Printed, print_columns
+from fastliver.compiled import MISSING
 from fastliver.environment import versions
+from fastliver.kernels.winograd import DTYPES as WINOGRAD
+from fastliver.metrics.extension import has_kernel
 from fastliver.models import EssNet, UNet, count_parameters
 from fastliver.training.stages import device_name
 
@@ -28,6 +31,18 @@ def parameters() -> list[tuple[str, int]]:
     ]
 
 
+def extension() -> list[tuple[str, str]]:
+    """What the compiled extension does here, or what is missing, and what does it instead."""
+    if MISSING:
+        return [("C++ extension", f"{MISSING}; PyTorch's operators, which are slower, do its work")]
+    winograd = " and ".join(str(dtype).removeprefix("torch.") for dtype in WINOGRAD)
+    return [
+        ("C++ extension", "built"),
+        ("Winograd convolutions", winograd or "none: this CPU lacks AVX-512, PyTorch's convolutions serve"),
+        ("overlap counts with CUDA", "built" if has_kernel("cuda") else "not built (no nvcc at installation?)"),
+    ]
+
+
 def main(arguments: list[str]) -> None:
     """Print the tables."""
     ArgumentParser(
@@ -35,16 +50,13 @@ def main(arguments: list[str]) -> None:
         allow_abbrev=False,
         description="Networks with their parameter counts, and this machine.",
     ).parse_args(arguments)
-    console = Console()
-    networks = Table("network", "parameters", title=f"fastliver {__version__}")
-    for name, count in parameters():
-        networks.add_row(name, f"{count:,}")
-    console.print(networks)
-    machine = Table("this machine", "")
-    machine.add_row("device", device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
-    for name, version in versions().items():
-        machine.add_row(name, version)
-    console.print(machine)
+    console = Console(markup=False, emoji=False, highlight=False)
+    names, counts = zip(*parameters(), strict=True)
+    networks = [Printed("network", names, numeric=False), Printed("parameters", [f"{count:,}" for count in counts])]
+    print_columns(networks, console, title=f"fastliver {__version__}")
+    device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    names, found = zip(("device", device), *extension(), *versions().items(), strict=True)
+    print_columns([Printed("this machine", names, numeric=False), Printed("", found, numeric=False)], console)
 
 
 if __name__ == "__main__":

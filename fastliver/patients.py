@@ -18,9 +18,14 @@ from fastliver.data.study import Volume
 from fastliver.errors import InputError, RunError, SomeFailed
 from fastliver.files import read_json, remove, write_json
 from fastliver.training.progress import bar, clock
+from fastliver.words import counted
 
 RECORD = "fastliver.json"
 """In a folder of results: what they were made with, so that a later run doesn't mix in others."""
+
+FILE_ENDINGS = {".bmp", ".csv", ".dcm", ".gif", ".gz", ".hdr", ".img", ".jpeg", ".jpg", ".json", ".mha", ".mhd", ".nii",
+                ".npy", ".npz", ".nrrd", ".pdf", ".png", ".tif", ".tiff", ".txt", ".zip"}  # fmt: skip
+"""What nobody ends a folder's name with on purpose."""
 
 
 def go_on_with_patients() -> str:
@@ -82,6 +87,17 @@ def check_batch(batch: int) -> None:
     """Raise InputError for a batch without slices."""
     if batch < 1:
         raise InputError(f"--batch={batch}: must be at least 1")
+
+
+def check_folder_name(out: Path, results: str) -> None:
+    """Raise InputError for a folder to be made that is called like a file.
+
+    Args:
+        out: `--out` or the like, as it is taken for a folder.
+        results: what to name instead.
+    """
+    if not out.is_dir() and out.suffix.lower() in FILE_ENDINGS:
+        raise InputError(f"--out={out}: is called like a {out.suffix} file, but would be a folder; name {results}")
 
 
 def check_results(source: Path, out: Path, cases: Sequence[Case], result: Callable[[Case], Path]) -> None:
@@ -212,7 +228,7 @@ def work_through(
     """
     todo = [case for case in cases if not finished(case)]
     if len(todo) < len(cases):
-        console.print(f"{len(cases) - len(todo)} of {len(cases)} were finished before (--force makes them again)")
+        console.print(f"finished before: {len(cases) - len(todo)} of {len(cases)} (--force makes them again)")
     failed: dict[str, InputError] = {}
 
     def leave_out(case: Case, error: InputError) -> None:
@@ -231,6 +247,8 @@ def work_through(
             tell(case.name, *case.study.skipped, *case.study.notes)
             volume = read()
             tell(case.name, *volume.skipped, *volume.notes)
+            if volume.label is not None and not volume.label.any():
+                tell(case.name, f"its label shows no liver at all; {case.study.check_labels}")
             with bar(console, case.name, len(volume.image) * passes) as progress:
                 started = time.monotonic()
 
@@ -251,8 +269,10 @@ def work_through(
     seconds = max(time.monotonic() - began, 1e-9)
     done = len(todo) - len(failed)
     if done:
-        console.print(f"{done} done: {slices} slices in {clock(seconds)}, {slices / seconds:.1f} slices/s with reading "
-                      "and writing")  # fmt: skip
+        console.print(
+            f"{done} done: {counted(slices, 'slice')} in {clock(seconds)}, {slices / seconds:.1f} slices/s with "
+            "reading and writing"
+        )
     if len(failed) == len(cases) == 1:
         raise next(iter(failed.values()))
     if failed:

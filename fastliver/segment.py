@@ -24,6 +24,7 @@ from fastliver.patients import (
     Work,
     add_options,
     check_batch,
+    check_folder_name,
     check_results,
     claim,
     device_name,
@@ -170,6 +171,8 @@ def check(options: Namespace) -> None:
         raise InputError(f"--format={options.format}: but --out={out} is {ENDINGS[ending]}; leave one of them out")
     if ending is None and out.exists() and not out.is_dir():
         raise InputError(f"--out={out}: is a file; name a folder, or a file called .dcm, .nii or .nii.gz")
+    if ending is None:
+        check_folder_name(out, "a file called .dcm, .nii or .nii.gz (in small letters), or a folder")
     if probability is not None and (ending is None) != (ending_of(probability) is None):
         raise InputError(f"--probability={probability}: name a file where --out is one, a folder where it is a folder")
     if probability is not None and probability.resolve() == out.resolve():

@@ -33,14 +33,18 @@ from fastliver.patients import (
     add_options,
     all_of,
     check_batch,
+    check_folder_name,
     check_results,
     claim,
     device_name,
     go_on_with_patients,
     work_through,
 )
+from fastliver.words import counted
 
 FORMATS = ("dicom", "nifti", "nnunet", "store")
+FLAT = 2 / 255
+"""Values that span less than a step of 8-bit grey show nothing: what a generator that has collapsed makes."""
 
 
 def build_parser() -> ArgumentParser:
@@ -174,6 +178,11 @@ class Synthesizer:
                 "against; name a CHAOS or nnU-Net folder that holds labels too, or leave out --min-dice"
             )
         result = self.synthesis(work)
+        if not np.ptp(result.synthetic) > FLAT:
+            raise InputError(
+                f"{work.volume.sources[0]}: all of its synthetic MR has one grey value, {result.synthetic.flat[0]:.2f} "
+                f"of -1 to 1, so {self.name} shows nothing; see the losses in the run's report.html, and train again"
+            )
         if not result.kept:
             raise InputError(
                 f"{work.volume.sources[0]}: no slice of this series "
@@ -185,7 +194,7 @@ class Synthesizer:
             if not self.options.force and self.result(work.case).exists():
                 return f"was finished before; QA sheet to {self.sheet(work.case)}"
         where = {"dicom": self.dicom, "nifti": self.nifti, "nnunet": self.nnunet, "store": self.store}
-        told = f"{len(result.kept)} slices to {where[self.options.format](result)}"
+        told = f"{counted(len(result.kept), 'slice')} to {where[self.options.format](result)}"
         if self.options.min_dice is not None:
             told += f"; dropped {len(result.dropped)} of {len(result.synthetic)} below Dice {self.options.min_dice:g}"
             told += " or to be ignored" if work.volume.ignored else ""
@@ -273,6 +282,7 @@ def check(options: Namespace) -> None:
         nnunet.check_folder(out, RECORD)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out={out}: is a file; name a folder")
+    check_folder_name(out, "a folder")
     if options.format == "store" and options.force and Shard.parse(options.shard).count > 1:
         raise InputError(
             "--force: of a shared store no process knows which parts the others have made again; leave it out, and "
@@ -389,7 +399,7 @@ def write_store(synthesizer: Synthesizer, cases: Sequence[Case], shard: Shard, c
         failed = error
     missing = parts.missing()
     if missing and not out.exists():
-        console.print(f"{len(missing)} of {len(cases)} patients are left to other processes; the last makes {out}",
+        console.print(f"left to other processes: {len(missing)} of {len(cases)} patients; the last makes {out}",
                       soft_wrap=True)  # fmt: skip
     elif parts.join(replace=options.force):
         console.print(f"Slice store: {out}", soft_wrap=True)

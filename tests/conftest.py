@@ -73,6 +73,7 @@ def write_run() -> Callable[..., Path]:
         generator: bool = True,
         segmentor: bool = True,
         augment: str = "flip-shift",
+        contrast: float = 20,
     ) -> Path:
         folder = RunFolder(root)
         write_file(folder.config, yaml.safe_dump({**flatten(TrainConfig()), "unet_augment": augment}))
@@ -82,7 +83,7 @@ def write_run() -> Callable[..., Path]:
             settings = {"channels": 2, "blocks": 1, "segmentor": segmentor, "segmentor_tanh": False}
             network = EssNet(**settings)
             with torch.no_grad():
-                network.g1.head.weight.mul_(20)  # contrast
+                network.g1.head.weight.mul_(contrast)
                 if network.s is not None and network.s.head.bias is not None:
                     network.s.head.bias.copy_(torch.tensor([1.0, -1.0]))  # S finds no liver anywhere
             meta = {"job": job, "network": settings, "image_size": 32, "ct_intensity": ct, "mr_intensity": mr}

@@ -17,6 +17,7 @@ import numpy as np
 from fastliver.data import chaos, dicom, nifti
 from fastliver.data.sources import Source
 from fastliver.data.study import Modality, Study, Volume, unreadable
+from fastliver.data.whereabouts import MisplacedError
 from fastliver.errors import InputError
 
 CHANNEL = re.compile(r"_(\d{4})$")
@@ -60,6 +61,8 @@ def find_cases(source: Source) -> list[Case]:
         return _named(_nifti_studies(path, source))
     try:
         studies = source.studies()
+    except MisplacedError:
+        raise
     except InputError:
         studies = _one_by_one(source)
         if not any(study.paths for study in studies):

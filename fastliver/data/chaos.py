@@ -12,6 +12,7 @@ from fastliver.data.header import NotDicomError, read_header
 from fastliver.data.series import plan_series, read_series
 from fastliver.data.study import Modality, Study, unreadable
 from fastliver.errors import InputError
+from fastliver.words import counted
 
 Sequence = Literal["t2-spir", "t1-in", "t1-out"]
 
@@ -22,6 +23,7 @@ SEQUENCE_FOLDERS: dict[Sequence, tuple[str, str]] = {
     "t1-in": ("T1DUAL", "DICOM_anon/InPhase"),
     "t1-out": ("T1DUAL", "DICOM_anon/OutPhase"),
 }
+MR_FOLDERS = {home for home, _ in SEQUENCE_FOLDERS.values()}
 
 
 def _patients(folder: Path) -> list[Path]:
@@ -54,7 +56,7 @@ def modality_folder(root: Path, modality: Modality) -> Path | None:
 
 def kind(folder: Path) -> Modality | None:
     """Which half of a CHAOS tree the folder is, or None when it is neither."""
-    if folder.name in ("T1DUAL", "T2SPIR"):
+    if folder.name in MR_FOLDERS and _holds(folder, "DICOM_anon"):
         return "MR"
     for patient in _patients(folder):
         if _holds(patient, "DICOM_anon"):
@@ -95,8 +97,9 @@ def _masks_by_rank(images: list[Path], ground: Path) -> dict[Path, Path]:
         if len(candidates) == len(masks):
             return dict(zip(candidates, masks, strict=True))
     raise InputError(
-        f"{ground}: {len(masks)} masks for {len(with_unread)} images in {ground.parent / 'DICOM_anon'}; CHAOS pairs "
-        "them by rank, so a missing or extra file shifts all that follow: complete the folder or remove the patient"
+        f"{ground}: {counted(len(masks), 'mask')} for {counted(len(with_unread), 'image')} in "
+        f"{ground.parent / 'DICOM_anon'}; CHAOS pairs them by rank, so a missing or extra file shifts all that follow: "
+        "complete the folder or remove the patient"
     )
 
 
@@ -104,8 +107,8 @@ def _masks_by_stem(images: list[Path], in_phase: list[Path], ground: Path) -> di
     """MR: the mask has its image's name; T1-DUAL masks have the in-phase names, by rank for the out-phase images."""
     if len(images) != len(in_phase):
         raise InputError(
-            f"{images[0].parent}: {len(images)} images, but {len(in_phase)} in the in-phase folder, whose masks they "
-            "share; complete both folders"
+            f"{images[0].parent}: {counted(len(images), 'image')}, but {len(in_phase)} in the in-phase folder, whose "
+            "masks they share; complete both folders"
         )
     return {image: ground / f"{named.stem}.png" for image, named in zip(images, in_phase, strict=True)}
 
@@ -143,6 +146,7 @@ def find_studies(folder: Path, modality: Modality, sequence: Sequence, skip_bad:
             masks = _masks_by_stem(images, named, ground)
         liver = CT_LIVER if modality == "CT" else MR_LIVER
         arguments = (images, modality, masks, liver, skip_bad)
+        grey = f"grey from {liver.start} to {liver.stop - 1}"
         studies.append(
             Study(
                 modality=modality,
@@ -152,6 +156,7 @@ def find_studies(folder: Path, modality: Modality, sequence: Sequence, skip_bad:
                 labelled=masks is not None,
                 read=partial(read_series, *arguments),
                 plan=partial(plan_series, *arguments),
+                liver=grey if masks is not None else "",
             )
         )
     if not studies:

@@ -14,6 +14,11 @@ from fastliver.data.pixels import is_colour, read_frame
 from fastliver.data.series import offer_skipping, plan_series, read_series, stack_grid
 from fastliver.data.study import Modality, Study, unreadable
 from fastliver.errors import InputError
+from fastliver.words import counted
+
+
+class NoImagesError(InputError):
+    """A folder holds no series of the modality."""
 
 
 def grid_of(paths: Sequence[Path]) -> tuple[list[int], NDArray[np.float64]]:
@@ -95,13 +100,13 @@ class _Found:
         """A study of each series; the first tells what belongs to none.
 
         Raises:
-            InputError: when there is no series.
+            NoImagesError: when there is no series.
         """
         passed_over = "; ".join(f"{kind} in {_count(paths)}" for kind, paths in self.others.items())
         if not self.series:
-            raise InputError(
+            raise NoImagesError(
                 f"{self.folder}: no {self.modality} images found" + (f", but {passed_over}" if passed_over else "")
-                + (f"; {len(self.bad)} files could not be read, the first: {next(iter(self.bad.values()))}"
+                + (f"; {counted(len(self.bad), 'file')} could not be read, the first: {next(iter(self.bad.values()))}"
                    if self.bad else "")
                 + f"; name a folder with {self.modality} (CHAOS, nnU-Net raw or DICOM)"
             )  # fmt: skip

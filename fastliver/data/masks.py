@@ -14,12 +14,12 @@ from fastliver.data import chaos, dicom
 from fastliver.data.nifti import ENDINGS, is_nifti, load_nifti
 from fastliver.data.orientation import SHEAR_TOLERANCE_DEGREES, farthest_apart, grid_shear, to_display
 from fastliver.errors import InputError
+from fastliver.words import counted
 
 LIVER_CODES = {"10200004", "T-62000"}
 """SNOMED CT and SNOMED RT for the liver."""
 
-MR_FOLDERS = {home for home, _ in chaos.SEQUENCE_FOLDERS.values()}
-CHAOS_FOLDERS = {"Train_Sets", "Ground", *MR_FOLDERS}
+CHAOS_FOLDERS = {"Train_Sets", "Ground", *chaos.MR_FOLDERS}
 """What a CHAOS tree calls folders besides modalities and patients."""
 
 
@@ -63,7 +63,7 @@ def _png_files(folder: Path) -> list[Path]:
 
 def _mr_folder(folder: Path) -> str | None:
     """CHAOS's name for the MR acquisition that a folder of PNG is of; None where the tree doesn't say."""
-    return next((name for name in (folder.name, folder.parent.name) if name in MR_FOLDERS), None)
+    return next((name for name in (folder.name, folder.parent.name) if name in chaos.MR_FOLDERS), None)
 
 
 def _patient(folder: Path, top: Path) -> tuple[str | None, str]:
@@ -90,7 +90,7 @@ def _png_cases(top: Path, sequence: chaos.Sequence | None) -> dict[str, Path]:
     for folder, (modality, patient) in patients.items():
         case = f"{modality}_{patient}" if both and modality else patient
         if case in found:
-            several = {_mr_folder(folder), _mr_folder(found[case])} == MR_FOLDERS
+            several = {_mr_folder(folder), _mr_folder(found[case])} == chaos.MR_FOLDERS
             remedy = f"choose --mr-sequence: {', '.join(chaos.SEQUENCE_FOLDERS)}" if several else "name one of them"
             raise InputError(f"{folder}: a second folder of PNG for {case}, besides {found[case]}; {remedy}")
         found[case] = folder
@@ -144,6 +144,13 @@ def read_mask(path: Path, label: int | None, sequence: chaos.Sequence | None = N
 
 def _liver(values: NDArray[Any], label: int | None, path: Path) -> NDArray[np.bool_]:
     """Where the liver is, if only one value can be meant."""
+    if values.dtype.kind == "f":
+        between = values[np.isfinite(values) & (values != np.round(values))]
+        if between.size:
+            raise InputError(
+                f"{path}: holds values such as {between[0]:.3g}, which are no labels; of a probability map write the "
+                "mask first: 1 where it is above 0.5"
+            )
     if label is not None:
         return np.asarray(values == label)
     if not np.isfinite(values).all():
@@ -177,6 +184,8 @@ def _read_seg(path: Path, label: int | None) -> Mask:
     try:
         volume = seg.get_volume(segment_numbers=[number], combine_segments=True, relabel=True)
     except Exception as error:
+        if seg.SegmentationType == "FRACTIONAL":
+            raise InputError(f"{path}: SegmentationType is FRACTIONAL, a probability map; name its mask") from error
         raise InputError(f"{path}: segment {number} can't be read as a volume ({error})") from error
     return Mask(path, np.asarray(volume.array) != 0, np.asarray(volume.affine, np.float64), sparse=True)
 
@@ -217,7 +226,7 @@ def _read_png(folder: Path, label: int | None, sequence: chaos.Sequence | None) 
                 f"{file}: is {slices[-1].shape}, but {files[0].name} is {slices[0].shape}; mend the folder"
             )
     values = np.stack(slices).transpose(2, 1, 0)
-    if label is None and folder.parent.name in MR_FOLDERS:
+    if label is None and folder.parent.name in chaos.MR_FOLDERS:
         liver = (values >= chaos.MR_LIVER.start) & (values < chaos.MR_LIVER.stop)
     elif label is None and folder.name == "Ground":
         liver = values >= chaos.CT_LIVER.start
@@ -242,7 +251,9 @@ def _affine_beside(folder: Path, count: int, sequence: chaos.Sequence | None) ->
         return None
     files = sorted(item for item in images.iterdir() if item.is_file() and not item.name.startswith("."))
     if len(files) != count:
-        raise InputError(f"{folder}: {count} masks for {len(files)} images in {images}; complete the folders")
+        raise InputError(
+            f"{folder}: {counted(count, 'mask')} for {counted(len(files), 'image')} in {images}; complete the folders"
+        )
     try:
         order, affine = dicom.grid_of(files)
     except InputError as error:

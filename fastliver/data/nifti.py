@@ -243,6 +243,7 @@ def find_studies(
                 read=partial(_read_noted, modality, image, label, liver, ignored),
                 options=str(liver) + (f" ignoring {ignored}" if ignored else ""),
                 may_ignore=bool(ignored),
+                liver=f"the value {' or '.join(map(str, liver))} unless --liver-label says another" if labelled else "",
             )
         )
     if not studies:

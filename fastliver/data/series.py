@@ -15,6 +15,7 @@ from fastliver.data.orientation import display_turn
 from fastliver.data.pixels import Frame, ImageFile, decode, grey, read_image_file
 from fastliver.data.study import Modality, Volume
 from fastliver.errors import InputError
+from fastliver.words import counted
 
 POSITION_TOLERANCE_MM = 1e-3
 SPACING_TOLERANCE = 0.1
@@ -120,7 +121,7 @@ def offer_skipping(error: InputError) -> InputError:
 
 
 def _nothing_left(folder: Path, skipped: Sequence[str]) -> InputError:
-    return InputError(f"{folder}: none of its {len(skipped)} files could be read; the first: {skipped[0]}")
+    return InputError(f"{folder}: none of its {counted(len(skipped), 'file')} could be read; the first: {skipped[0]}")
 
 
 def plan_series(
@@ -185,7 +186,7 @@ def _stack(slices: Sequence[PlannedSlice], liver: range, skip_bad: bool, skipped
     if (tilt := _tilt(affine)) > TILT_TOLERANCE_DEGREES:
         notes.append(f"{folder}: the gantry was tilted by {tilt:.1f} degrees, so that the slices stack askew")
     if inverted := sum(item.image.format.inverted for item in slices):
-        notes.append(f"{folder}: {inverted} slices are MONOCHROME1 (lowest value white) and were inverted")
+        notes.append(f"{folder}: {counted(inverted, 'slice')} of MONOCHROME1 (lowest value white), inverted here")
 
     turn = display_turn(affine)
     if turn[2, 0] != 2:

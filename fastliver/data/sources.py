@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fastliver.data import chaos, dicom, nifti
 from fastliver.data.study import Modality, Study
+from fastliver.data.whereabouts import explain_no_images, other_half, refuse_above_chaos, refuse_sequence
 from fastliver.errors import InputError
 
 
@@ -52,8 +53,17 @@ class Source:
             return nifti.find_studies(self.path, self.modality, self.liver_label, self.patient_pattern)
         folder = chaos.modality_folder(self.path, self.modality)
         if folder is not None:
+            refuse_sequence(folder)
             return chaos.find_studies(folder, self.modality, self.mr_sequence, self.skip_bad)
         other = chaos.kind(self.path)
         if other is not None:
-            raise InputError(f"{self.path}: a CHAOS folder of {other}, but {self.modality} belongs here")
-        return dicom.find_studies(self.path, self.modality, self.skip_bad)
+            raise InputError(
+                f"{self.path}: a CHAOS folder of {other}, but {self.modality} belongs here"
+                + other_half(self.path, self.modality)
+            )
+        refuse_above_chaos(self.path, self.modality)
+        try:
+            return dicom.find_studies(self.path, self.modality, self.skip_bad)
+        except dicom.NoImagesError:
+            explain_no_images(self.path, self.modality)
+            raise

@@ -13,6 +13,10 @@ from fastliver.data.store import FORMAT, SliceStore, StoreWriter, study_records
 from fastliver.data.study import Study
 from fastliver.errors import InputError
 from fastliver.files import new_folder, remove_folder
+from fastliver.words import counted
+
+MOST_NAMED = 10
+"""Patients that a note names; it counts the others."""
 
 
 def inputs_hash(studies: Iterable[Study], rule: IntensityRule, size: int, skip_bad: bool) -> str:
@@ -58,6 +62,7 @@ def build_store(
         remove_folder(path)
     skipped: list[str] = []
     notes: list[str] = []
+    shown: dict[str, bool] = {}
     pipeline = Pipeline(rule, size, road)
     with (
         _unless_built(path),
@@ -72,6 +77,8 @@ def build_store(
                 _add_study(writer, outcome)
                 skipped += outcome.skipped
                 notes += outcome.notes
+                patient = studies[number].patient
+                shown[patient] = shown.get(patient, False) or bool(outcome.labels.any())
             elif skip_bad:
                 skipped.append(str(outcome))
             else:
@@ -81,8 +88,26 @@ def build_store(
             raise InputError(
                 f"{studies[0].series}: none of the {len(studies)} studies could be read; the first: {skipped[0]}"
             )
+        notes += _note_without_liver(studies[0], shown)
         writer.finish(hash=key, skipped=skipped, notes=notes)
     return SliceStore.open(path)
+
+
+def _note_without_liver(study: Study, shown: dict[str, bool]) -> list[str]:
+    """A note where labelled patients show no liver; their slices look like any background to whoever learns.
+
+    Args:
+        study: one of them, for what its label's liver is.
+        shown: whether each patient's labels show liver.
+    """
+    without = [patient for patient, liver in shown.items() if not liver]
+    if not without or not study.labelled:
+        return []
+    named = ", ".join(without[:MOST_NAMED]) + (", ..." if len(without) > MOST_NAMED else "")
+    return [
+        f"{len(without)} of {counted(len(shown), 'labelled patient')} without liver in the label: {named}; nothing is "
+        f"learned from them: {study.check_labels}"
+    ]
 
 
 @contextmanager

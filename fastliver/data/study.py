@@ -64,6 +64,7 @@ class Study:
         read: reads the series; raises InputError that names the file and the field.
         plan: for DICOM, what `read` would do, from the headers alone; raises InputError alike.
         may_ignore: whether its volume may have slices to be ignored.
+        liver: what of its label is liver, in words for messages.
         skipped: "file: reason" of what was left out while the series was looked for, be it of another series.
         notes: what else was seen then. Both are the user's to know whether or not the series can be read.
     """
@@ -77,8 +78,14 @@ class Study:
     options: str = ""
     plan: "Callable[[], SeriesPlan] | None" = None
     may_ignore: bool = False
+    liver: str = ""
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def check_labels(self) -> str:
+        """The remedy where its label shows no liver."""
+        return "check the labels" + (f", where liver is {self.liver}" if self.liver else "")
 
 
 def unreadable(modality: Modality, patient: str, series: str, labelled: bool, message: str) -> Study:

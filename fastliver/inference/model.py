@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from fastliver.models import EssNet
 from fastliver.run_folder import RunFolder
 
 Method = Literal["unet", "essnet"]
+METHODS: tuple[Method, ...] = get_args(Method)
 Spacing = tuple[float, float, float]
 OnSlice = Callable[[int], None]
 V = TypeVar("V", Tensor, NDArray[Any])
@@ -41,6 +42,8 @@ class Model:
     """
 
     def __init__(self, folder: RunFolder, device: torch.device, batch: int = BATCH) -> None:
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise InputError(f"batch={batch}: must be a whole number from 1; leave it out for {BATCH} slices at once")
         self.folder, self.device, self.batch = folder, device, batch
         self._unets: dict[tuple[int | None, bool], list[Trained]] = {}
 
@@ -64,6 +67,7 @@ class Model:
         """Whether the networks of a method learned from mirrored slices too: every augmentation mirrors."""
         import yaml
 
+        _check_method(method)
         settings = yaml.safe_load(self.folder.config.read_text(encoding="utf-8")) or {}
         return settings.get(f"{method}_augment", "none") != "none"
 
@@ -73,8 +77,10 @@ class Model:
         """What segments: U-Nets (see `load_unets`), or EssNet's segmentor.
 
         Raises:
+            ValueError: for another method.
             InputError: where it isn't trained; the message names the stage to run.
         """
+        _check_method(method)
         if method == "essnet":
             if not self.has_segmentor:
                 raise InputError(
@@ -99,7 +105,8 @@ class Model:
             that the run learned from.
 
         Raises:
-            ValueError: for a volume that isn't three-dimensional and finite.
+            ValueError: for a volume that isn't three-dimensional and finite, or a spacing that isn't three positive
+                numbers.
             InputError: when the run has no finished EssNet.
         """
         squares = self.ct_squares(_as_array(volume), spacing)
@@ -118,7 +125,8 @@ class Model:
             (D, H, W) uint8, 1 where the probability of liver is above 0.5.
 
         Raises:
-            ValueError: for a volume that isn't three-dimensional and finite.
+            ValueError: for a volume that isn't three-dimensional and finite, a spacing that isn't three positive
+                numbers, or an unknown method.
             InputError: when the run lacks the network.
         """
         return _like(volume, as_mask(self.probability(_as_array(volume), spacing, **options), largest_component))
@@ -149,7 +157,8 @@ class Model:
             (D, H, W) float32 in [0, 1].
 
         Raises:
-            ValueError: for a volume that isn't three-dimensional and finite.
+            ValueError: for a volume that isn't three-dimensional and finite, a spacing that isn't three positive
+                numbers, or an unknown method.
             InputError: when the run lacks the network.
         """
         if flips and not self.saw_mirrored(method):
@@ -160,7 +169,7 @@ class Model:
             )
         networks = self.liver_networks(method, arrangement, ensemble)
         rule, size = networks[0].rule("MR"), networks[0].image_size
-        squares = Squares.of(_as_array(volume), spacing[1:], rule, size)
+        squares = Squares.of(_as_array(volume), _in_slice(spacing), rule, size)
         found = np.zeros(squares.images.shape, np.float32)
         for before, trained in enumerate(networks):
             counted = partial(_count_on, on_slice, before * len(found))
@@ -169,7 +178,7 @@ class Model:
 
     def ct_squares(self, volume: NDArray[np.float32], spacing: Spacing) -> Squares:
         """A CT volume (D, H, W) in HU as the generator sees it."""
-        return Squares.of(volume, spacing[1:], self.generator.rule("CT"), self.generator.image_size)
+        return Squares.of(volume, _in_slice(spacing), self.generator.rule("CT"), self.generator.image_size)
 
     def synthesize_squares(
         self, images: NDArray[np.float32], on_slice: OnSlice = lambda done: None
@@ -218,6 +227,20 @@ def as_mask(probability: NDArray[np.float32], largest: bool = False) -> NDArray[
 
         mask = largest_component(mask)
     return mask.astype(np.uint8)
+
+
+def _check_method(method: str) -> None:
+    """Raise ValueError for a method that there isn't."""
+    if method not in METHODS:
+        raise ValueError(f"method: is {method!r}, expected {' or '.join(map(repr, METHODS))}")
+
+
+def _in_slice(spacing: Spacing) -> tuple[float, float]:
+    """Row and column of a spacing; raises ValueError for what isn't one."""
+    found = np.asarray(spacing)
+    if found.shape != (3,) or found.dtype.kind not in "iuf" or not (np.isfinite(found) & (found > 0)).all():
+        raise ValueError(f"spacing: is {spacing!r}, expected three positive numbers in mm: slice, row, column")
+    return float(found[1]), float(found[2])
 
 
 def _count_on(on_slice: OnSlice, before: int, done: int) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastliver.errors import InputError
 from fastliver.models import EssNet, UNet
+from fastliver.words import counted
 
 N = TypeVar("N", EssNet, UNet)
 
@@ -53,7 +54,7 @@ def choose_device(name: str) -> torch.device:
         raise InputError(f"--device={name}: expected auto, cpu, cuda or cuda:<number>")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"--device={name}: torch sees {torch.cuda.device_count()} GPUs; check the driver and that torch is a CUDA "
-            "build, or use cpu"
+            f"--device={name}: torch sees {counted(torch.cuda.device_count(), 'GPU')}; check the driver and that torch "
+            "is a CUDA build, or use cpu"
         )
     return device

@@ -34,7 +34,8 @@ if not MISSING:
 
 
 @functools.cache
-def _has_kernel(device: str) -> bool:
+def has_kernel(device: str) -> bool:
+    """Whether the extension was compiled with a kernel that counts on a device, "cpu" or "cuda"."""
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(device)
     return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key("fastliver::overlap_counts", key)
 
@@ -59,7 +60,7 @@ def _obstacle(device: torch.device) -> str:
     """Why the extension doesn't count there; empty where it does."""
     if MISSING:
         return MISSING
-    if not _has_kernel(device.type):
+    if not has_kernel(device.type):
         return f"the extension was built without a kernel for {device.type}"
     return _fault(device) if device.type == "cuda" else ""
 
@@ -173,5 +174,5 @@ def describe() -> str:
     """One line on what counts here."""
     if MISSING:
         return f"extension: {MISSING}; overlap counts use PyTorch's operators"
-    devices = " and ".join(key for key in ("cpu", "cuda") if _has_kernel(key))
+    devices = " and ".join(key for key in ("cpu", "cuda") if has_kernel(key))
     return f"extension: {LIBRARY.name}, kernels for {devices}"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+import fastliver.reporting.quiet  # noqa: F401  before anything imports matplotlib
 from fastliver.files import write_file
 from fastliver.reporting.figures import FIGURES, make_pictures
 from fastliver.reporting.page import make_page

@@ -6,6 +6,7 @@ from fastliver.reporting import paper
 from fastliver.reporting.results import SOURCES, Group, find, is_number, load_groups, mean, shown
 from fastliver.reporting.table import Cell, Column, Table, count_cell, number_cell, text_cell
 from fastliver.run_folder import RunFolder
+from fastliver.words import counted
 
 
 def _peaks(run: RunFolder) -> dict[str, float]:
@@ -29,7 +30,7 @@ def _synthesis_cost(run: RunFolder, job: str, peaks: dict[str, float]) -> tuple[
         text_cell(training["device"]),
         Cell(f"{counts['paper_count']:,}{with_segmentor}", (counts["paper_count"], total)),
         count_cell(training["epochs"]),
-        Cell(f"{training['steps_per_epoch']:,} steps", (training["steps_per_epoch"], "steps")),
+        Cell(counted(training["steps_per_epoch"], "step"), (training["steps_per_epoch"], "steps")),
         number_cell(training["seconds_per_epoch"], 1),
         number_cell(training["seconds"] / 3600, 2),
         number_cell(peaks.get(job), 2),
@@ -48,7 +49,7 @@ def _unet_cost(group: Group, peaks: dict[str, float]) -> tuple[Cell, ...]:
         text_cell(first["device"]),
         Cell(f"{first['parameters']:,}", (first["parameters"], first["parameters"])),
         count_cell(first["epochs"]),
-        Cell(f"{images:,} images", (images, "images")),
+        Cell(counted(images, "image"), (images, "images")),
         number_cell(average("seconds_per_epoch"), 1),
         number_cell(None if seconds is None else seconds / 3600, 2),
         number_cell(max((peaks[run["job"]] for run in group.runs if run["job"] in peaks), default=None), 2),
@@ -62,7 +63,7 @@ def _paper_cost(name: str, cost: paper.Cost) -> tuple[Cell, ...]:
         text_cell(paper.DEVICE),
         Cell(f"{cost.parameters:,}", (cost.parameters, cost.parameters)),
         count_cell(cost.epochs),
-        Cell(f"{cost.images_per_epoch:,} images", (cost.images_per_epoch, "images")),
+        Cell(counted(cost.images_per_epoch, "image"), (cost.images_per_epoch, "images")),
         number_cell(cost.seconds_per_epoch, 1),
         number_cell(cost.hours, 2),
         number_cell(None),

@@ -136,11 +136,11 @@ def _table(table: Table) -> str:
         cells = [cell("th", first.text, table.columns[0].numeric, ' scope="row"')]
         cells += [cell("td", value.text, column.numeric) for value, column in zip(rest, table.columns[1:], strict=True)]
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    body = "\n".join(rows)
+    body, note = "\n".join(rows), f"{table.note} {table.page_note}".strip()
     return (
         f'<div class="scroll" id="{table.name}-table" role="region" aria-label="{escape(table.title)}" tabindex="0">\n'
         f"<table>\n<caption>{escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n"
-        f'<tbody>\n{body}\n</tbody>\n</table>\n</div>\n<p class="note">{escape(table.note)}</p>'
+        f'<tbody>\n{body}\n</tbody>\n</table>\n</div>\n<p class="note">{escape(note)}</p>'
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from fastliver.interval import Estimate, estimate
 from fastliver.reporting.paper import SHOWN_ARRANGEMENT
 from fastliver.run_folder import RunFolder
+from fastliver.words import counted
 
 SOURCES = {"real": "Real", "essnet": "EssNet", "cyclegan": "CycleGAN"}
 """Where a U-Net's synthetic images come from, in the order of the tables, with the name to print."""
@@ -77,7 +78,7 @@ def is_number(value: object) -> bool:
 
 def patient_count(number: int) -> str:
     """So many patients, in words."""
-    return f"{number} {'patient' if number == 1 else 'patients'}"
+    return counted(number, "patient")
 
 
 def mean(values: Sequence[float]) -> float | None:

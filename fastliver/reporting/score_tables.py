@@ -97,10 +97,11 @@ def segmentation_table(run: RunFolder) -> Table | None:
     ]
     note = (
         f"{seeds_note(groups)} Dice and IoU are pooled over the pixels of all test slices with liver, Δ is against "
-        f"real only, per slice is mean ± standard deviation, per patient the mean, the lowest and the highest."
-        f"{_fraction_note(groups)}"
+        f"real only.{_fraction_note(groups)}"
     )
-    return Table("segmentation", "Segmentation by training set (the paper's Table 3)", note, columns, tuple(rows))
+    of_others = "Per slice is mean ± standard deviation, per patient the mean, the lowest and the highest."
+    title = "Segmentation by training set (the paper's Table 3)"
+    return Table("segmentation", title, note, columns, tuple(rows), of_others)
 
 
 def ablation_table(run: RunFolder) -> Table | None:

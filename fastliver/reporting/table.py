@@ -31,13 +31,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the report; `name` is that of its CSV file."""
+    """One table of the report; `name` is that of its CSV file.
+
+    Of the notes, `note` speaks of columns that a terminal shows too, `page_note` of the others.
+    """
 
     name: str
     title: str
     note: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    page_note: str = ""
 
     def csv(self) -> str:
         """The table as CSV text, numbers in full precision."""

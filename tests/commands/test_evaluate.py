@@ -214,6 +214,7 @@ def test_labels_and_spacing_are_given_for_both_or_for_one_side(evaluate, tmp_pat
     evaluate(several, several, "--label=7", "--truth-label=4").refused("no mask holds label 4", "--truth-label")
     evaluate(folder, folder).refused(folder, "--spacing")
     out = evaluate(folder, write(tmp_path / "others", slab(2, 6)), "--spacing=[7.5,1,1]").succeeded()
+    assert out == evaluate(folder, tmp_path / "others", "--spacing", "7.5, 1,1").succeeded()
     assert "7.500" in out  # the distance from slice 4 to slice 5
     for wrong in ("[0,1,1]", "[-1,1,1]", "[1,2]", "[1,1,nan]"):
         evaluate(folder, folder, f"--spacing={wrong}").refused("spacing")
@@ -239,6 +240,38 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(evaluate, cas
     a[0].write_bytes(b"no mask")
     evaluate(*cases, f"--csv={path}").refused(a[0])
     assert not path.exists()
+
+
+def test_a_pipe_gets_the_whole_table_however_narrow_the_terminal_was(train, tmp_path):
+    name = "a_patient_with_a_name_of_more_than_forty_letters"
+    for case in (name, "b"):
+        write(tmp_path / "predicted" / f"{case}.nii", slab(2, 6))
+        write(tmp_path / "true" / f"{case}.nii", slab(2, 5))
+    sides = (f"--pred={tmp_path / 'predicted'}", f"--truth={tmp_path / 'true'}")
+    options = {"module": "fastliver.evaluate", "small": False, "environment": {"COLUMNS": "40"}}
+    lines = train(*sides, **options).succeeded().splitlines()
+    row = next(line for line in lines if name in line).strip("│").split("│")
+    assert [cell.strip() for cell in row[:4]] == [name, f"{6 / 7:.4f}", "0.7500", "33.333"]
+    assert len(row) == 7
+
+
+def test_a_probability_map_is_no_mask(evaluate, tmp_path):
+    true = write(tmp_path / "true.nii", slab(2, 5))
+    image = nibabel.load(true)
+    path = tmp_path / "p.nii.gz"
+    probability = np.where(image.get_fdata() > 0, 0.375, 0).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(probability, image.affine), path)
+    for option in ((), ("--label=1",)):
+        evaluate(path, true, *option).refused(f"{path}: holds values such as 0.375", "above 0.5")
+    # Whole numbers are labels, whatever they are stored as.
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata().astype(np.float32), image.affine), path)
+    assert "1.0000" in evaluate(path, true).succeeded()
+
+
+@pytest.mark.parametrize("spacing", ["5", "5,1", "5,1,1,1", "a,b,c", "5;1;1", ""])
+def test_a_spacing_of_another_form_says_which_is_expected(evaluate, cases, spacing):
+    text = f"--spacing={spacing}: expected three numbers in mm with commas between, slice,row,column, such as 5,1.2,1.2"
+    evaluate(*cases, f"--spacing={spacing}").refused(text)
 
 
 def test_wrong_options_are_refused(evaluate, train, cases, tmp_path):

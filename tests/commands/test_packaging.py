@@ -96,6 +96,8 @@ EVERYWHERE = {
     "byte_sizes",
     "files",
     "interval",
+    "words",
+    "columns",
     "config",
     "run_folder",
     "weights",

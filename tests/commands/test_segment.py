@@ -13,6 +13,7 @@ import fastliver
 from fastliver.data.masks import read_mask
 from fastliver.data.orientation import to_display
 from fastliver.data.sources import Source
+from fastliver.errors import InputError
 from fastliver.metrics.components import largest_component
 
 
@@ -70,6 +71,13 @@ def test_dicom_seg_of_one_series(segment, patient, expected, tmp_path) -> None:
     np.testing.assert_allclose(placed, wanted, atol=1e-3)
 
 
+def test_a_probability_map_is_read_back_as_no_mask(segment, patient, tmp_path) -> None:
+    places = (f"--out={tmp_path / 'liver.dcm'}", f"--probability={tmp_path / 'p.dcm'}")
+    segment(f"--mr={patient[0]}", *places).succeeded()
+    with pytest.raises(InputError, match=r"p\.dcm: SegmentationType is FRACTIONAL, a probability map; name its mask"):
+        read_mask(tmp_path / "p.dcm", None)
+
+
 def test_dicom_seg_of_an_enhanced_file_refers_to_its_frames(segment, patient, expected, as_enhanced, tmp_path) -> None:
     folder, volume = patient
     enhanced = as_enhanced([*folder.iterdir()], tmp_path / "mr")
@@ -109,7 +117,7 @@ def test_many_patients_to_a_folder_and_again(segment, phantom, tmp_path) -> None
     names = {f"{study.patient}.nii.gz" for study in Source(phantom, "MR").studies()}
     for folder in ("a", "p"):
         assert {path.name for path in (tmp_path / folder).glob("*.nii.gz")} == names
-    assert "3 of 3 were finished before" in segment(*arguments).succeeded()
+    assert "finished before: 3 of 3 " in segment(*arguments).succeeded()
     segment(*arguments, "--ensemble").refused("made with model tiny/unet-essnet-714-seed0", "--force")
 
 
@@ -170,6 +178,12 @@ def test_a_bad_patient_is_left_out_and_listed(segment, tmp_path) -> None:
     assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {"a.nii.gz", "c.nii.gz"}
 
 
+def test_a_folder_may_have_a_point_in_its_name(segment, tmp_path) -> None:
+    oblique(tmp_path / "a.nii.gz")
+    segment(f"--mr={tmp_path / 'a.nii.gz'}", f"--out={tmp_path / 'model.v2'}").succeeded()
+    assert (tmp_path / "model.v2" / "a.nii.gz").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [
@@ -183,6 +197,8 @@ def test_a_bad_patient_is_left_out_and_listed(segment, tmp_path) -> None:
         (["--mr={nifti}", "--out={tmp}/x.nii", "--arrangement=9"], ["--arrangement=9", "0, 714"]),
         (["--mr={nifti}", "--out={tmp}/x.nii", "--with=essnet", "--ensemble"], ["leave --arrangement"]),
         (["--mr={nifti}", "--out={nifti}", "--force"], ["replaced by its own result"]),
+        (["--mr={nifti}", "--out={tmp}/x.png"], ["x.png: is called like a .png file", ".dcm, .nii or .nii.gz"]),
+        (["--mr={nifti}", "--out={tmp}/x.NII.GZ"], ["x.NII.GZ: is called like a .GZ file", "small letters"]),
     ],
 )
 def test_refusals(segment, phantom, tmp_path, arguments, texts) -> None:

@@ -80,7 +80,7 @@ def test_run_again_skips_what_is_finished_and_force_does_not(synthesize, phantom
     first = sorted(item for item in tmp_path.iterdir() if item.is_dir())[0]
     shutil.rmtree(first)
     out = synthesize(f"--ct={phantom}", f"--out={tmp_path}").succeeded()
-    assert "1 of 2 were finished before" in out
+    assert "finished before: 1 of 2 " in out
     after = files(tmp_path)
     assert before.keys() == after.keys()
     changed = {name.split("/")[0] for name in before if before[name] != after[name]}
@@ -101,7 +101,7 @@ def test_force_for_a_part_leaves_no_result_of_another_model(synthesize, write_ru
     assert len(before := files(out)) == 2 * 3 + 1
     synthesize(*arguments, "--force", "--shard=1/2", run=other).succeeded()
     assert len(files(out)) == 3 + 1, "the other patient's are gone, and not taken for the new model's"
-    assert "1 of 2 were finished before" in synthesize(*arguments, run=other).succeeded()
+    assert "finished before: 1 of 2 " in synthesize(*arguments, run=other).succeeded()
     assert files(out).keys() == before.keys()
     for path in out.glob("CT_?.nii.gz"):
         described = str(nibabel.load(path).header["descrip"])
@@ -119,7 +119,7 @@ def test_another_patient_of_the_same_name_is_not_taken_for_finished(synthesize, 
     first = other / "Train_Sets" / "CT" / "1"
     synthesize(f"--ct={other}", *arguments).refused("CT_1", f"was made from {phantom}", f"not from {first}", "--force")
     assert files(out) == before
-    assert "2 of 2 were finished before" in synthesize(f"--ct={phantom}", *arguments).succeeded()
+    assert "finished before: 2 of 2 " in synthesize(f"--ct={phantom}", *arguments).succeeded()
     if real:
         synthesize(f"--ct={phantom}", *arguments, f"--with-real={other}").refused("real_MR_1", f"not from {other}")
     first.rename(first.with_name("3"))
@@ -127,7 +127,7 @@ def test_another_patient_of_the_same_name_is_not_taken_for_finished(synthesize, 
     synthesize(f"--ct={other}", *arguments).succeeded()
     after = files(out)
     assert after.keys() > before.keys(), "of another name they may lie side by side"
-    assert "2 of 2 were finished before" in synthesize(f"--ct={phantom}", *arguments).succeeded()
+    assert "finished before: 2 of 2 " in synthesize(f"--ct={phantom}", *arguments).succeeded()
 
 
 def test_what_others_left_there_is_not_taken_for_results(synthesize, phantom, ct_nifti, tmp_path) -> None:
@@ -178,6 +178,27 @@ def test_real_mr_is_added_though_a_ct_is_bad(synthesize, broken, phantom, tmp_pa
     missing = (f"--ct={broken}", f"--out={tmp_path / 'Dataset502_x'}", "--format=nnunet", "--with-real=nowhere")
     synthesize(*missing).refused("nowhere: does not exist")  # before anything is done
     assert not (tmp_path / "Dataset502_x").exists()
+
+
+def test_a_label_without_liver_is_noted(synthesize, ct_nifti, tmp_path) -> None:
+    source = Path(shutil.copytree(ct_nifti, tmp_path / "Dataset499_Ct"))
+    path = source / "labelsTr" / "ct_0.nii.gz"
+    label = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), path)
+    told = synthesize(f"--ct={source}", f"--out={tmp_path / 'out'}", "--format=nifti").succeeded()
+    remedy = "check the labels, where liver is the value 1 unless --liver-label says another"
+    assert f"ct_0: its label shows no liver at all; {remedy}" in told
+    assert told.count("no liver at all") == 1
+
+
+@pytest.mark.parametrize("kind", ["nifti", "store"])
+def test_a_generator_that_makes_one_grey_of_everything_is_told(synthesize, write_run, ct_nifti, tmp_path, kind) -> None:
+    collapsed = write_run(tmp_path / "collapsed", contrast=0)
+    options = (f"--ct={ct_nifti}", f"--out={tmp_path / 'out'}", f"--format={kind}")
+    told = synthesize(*options, run=collapsed).refused("2 of 2 could not be done", "has one grey value, ", code=3)
+    assert f"ct_1: {ct_nifti / 'imagesTr' / 'ct_1_0000.nii.gz'}: all of its synthetic MR" in told
+    assert not [*tmp_path.rglob("ct_*.nii.gz")]
+    assert not (tmp_path / "out" / "store.json").exists()
 
 
 def test_labels_to_be_ignored_stay_so(synthesize, ct_nifti, tmp_path) -> None:
@@ -287,10 +308,10 @@ def test_shards_make_the_same_store_together(synthesize, phantom, whole_store, t
     out = tmp_path / "made" / "store"
     arguments = (f"--ct={phantom}", f"--out={out}", "--format=store")
     first = synthesize(*arguments, f"--shard={order[0]}/2").succeeded()
-    assert "1 of 2 patients are left to other processes" in first
+    assert "left to other processes: 1 of 2 patients" in first
     assert not out.exists()
     # Run again, it has nothing to do; the other one, as a rank of torchrun, finds all parts and joins them.
-    assert "1 of 1 were finished before" in synthesize(*arguments, f"--shard={order[0]}/2").succeeded()
+    assert "finished before: 1 of 1 " in synthesize(*arguments, f"--shard={order[0]}/2").succeeded()
     synthesize(*arguments, environment={"RANK": str(order[1] - 1), "WORLD_SIZE": "2"}).succeeded()
     assert_same(out, whole_store)
     assert [path.name for path in out.parent.iterdir()] == ["store"]
@@ -370,6 +391,7 @@ def test_quality_filter_drops_what_disagrees(synthesize, ct_nifti, phantom, tmp_
         (["--ct={ct}", "--shard=3/2"], ["--shard=3/2", "i/n"]),
         (["--ct={ct}", "--format=store", "--shard=1/2", "--force"], ["--force", "out.parts"]),
         (["--ct={ct}", "--batch=0"], ["--batch=0"]),
+        (["--ct={ct}", "--out={mr}/mr.nii.gz"], ["mr.nii.gz: is called like a .gz file", "name a folder"]),
         (["--ct={ct}", "--with-real=x"], ["--format nnunet alone"]),
         (["--ct={ct}", "--device=tpu"], ["--device=tpu"]),
         (["--ct={ct}", "--out={ct}"], ["is the folder that is read"]),

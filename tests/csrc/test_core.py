@@ -68,7 +68,7 @@ def cuda_images(library: bytes) -> tuple[set[int], set[int]]:
 
 def test_a_library_made_with_nvcc_holds_code_for_every_gpu_that_nvcc_knows() -> None:
     nvcc = shutil.which("nvcc") or pytest.skip("no nvcc")
-    if extension.MISSING or os.environ.get("FASTLIVER_CUDA") == "0" or not extension._has_kernel("cuda"):
+    if extension.MISSING or os.environ.get("FASTLIVER_CUDA") == "0" or not extension.has_kernel("cuda"):
         pytest.skip("the extension was built without CUDA")
     known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True).stdout.split()
     expected = {number for number in (75, 80, 86, 89, 90, 100, 120) if f"sm_{number}" in known}

@@ -126,7 +126,7 @@ def test_without_the_library_pytorch_counts_the_same_and_says_so_once(monkeypatc
 
 def test_a_gpu_without_its_kernel_is_told_how_to_get_it(monkeypatch):
     monkeypatch.setattr(extension, "MISSING", "")
-    monkeypatch.setattr(extension, "_has_kernel", lambda device: device == "cpu")
+    monkeypatch.setattr(extension, "has_kernel", lambda device: device == "cpu")
     extension._warn_once.cache_clear()
     with pytest.warns(RuntimeWarning, match="without a kernel for cuda; .*nvcc: FASTLIVER_CUDA=1 pip install"):
         assert not extension._serves(SimpleNamespace(device=torch.device("cuda")))
@@ -139,7 +139,7 @@ def test_a_gpu_that_the_kernel_has_no_code_for_is_counted_by_pytorch(monkeypatch
         raise RuntimeError("overlap counts on CUDA: no kernel image is available for execution on the device")
 
     monkeypatch.setattr(extension, "MISSING", "")
-    monkeypatch.setattr(extension, "_has_kernel", lambda device: True)
+    monkeypatch.setattr(extension, "has_kernel", lambda device: True)
     monkeypatch.setattr(torch.ops.fastliver, "overlap_counts", refuse, raising=False)
     for cached in (extension._fault, extension._warn_once):
         cached.cache_clear()

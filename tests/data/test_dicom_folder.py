@@ -104,7 +104,7 @@ def test_what_skip_bad_left_out_while_looking_is_listed(export):
 
 def test_a_folder_of_bad_files_alone_says_so(tmp_path):
     (tmp_path / "a.dcm").write_text("this is no image")
-    with pytest.raises(InputError, match=r"no CT images found.*1 files could not be read.*a\.dcm"):
+    with pytest.raises(InputError, match=r"no CT images found.*1 file could not be read.*a\.dcm"):
         Source(tmp_path, "CT", skip_bad=True).studies()
 
 

@@ -355,3 +355,26 @@ def test_a_store_that_another_run_builds_meanwhile_is_taken(dataset, tmp_path):
     store = build_store(studies, rule, 8, tmp_path / "stores", on_study=meanwhile)
     assert store.path == others[0].path
     assert [path.name for path in (tmp_path / "stores").iterdir()] == [store.path.name]
+
+
+@pytest.mark.parametrize(("empty", "named"), [(1, "a_001"), (12, ", ".join(f"c_{n:02d}" for n in range(10)) + ", ...")])
+def test_patients_whose_label_lacks_the_liver_are_noted(dataset, write_nifti, tmp_path, empty, named):
+    folder = dataset({**V2, "labels": {"background": 0, "liver": 6, "spleen": 2}})
+    write_nifti(folder / "labelsTr/a_002.nii.gz", np.full(VOXELS.shape, 6, np.uint8))
+    if empty > 1:
+        (folder / "imagesTr/a_001_0000.nii.gz").unlink()
+        for number in range(empty):
+            write_nifti(folder / "imagesTr" / f"c_{number:02d}_0000.nii.gz", VOXELS)
+            write_nifti(folder / "labelsTr" / f"c_{number:02d}.nii.gz", np.zeros(VOXELS.shape, np.uint8))
+    store = build_store(Source(folder, "CT").studies(), IntensityRule("CT", 0, 100), 8, tmp_path / "stores")
+    (note,) = (note for note in store.meta["notes"] if "without liver" in note)
+    assert note.startswith(f"{empty} of {empty + 1} labelled patients without liver in the label: {named}; nothing is")
+    assert note.endswith("check the labels, where liver is the value 6 unless --liver-label says another")
+
+
+def test_a_patient_who_shows_liver_in_one_series_is_not_noted(dataset, write_nifti, tmp_path):
+    folder = dataset()
+    write_nifti(folder / "labelsTr/a_002.nii.gz", np.zeros(VOXELS.shape, np.uint8))
+    studies = Source(folder, "CT", patient_pattern="^a").studies()
+    notes = build_store(studies, IntensityRule("CT", 0, 100), 8, tmp_path / "stores").meta["notes"]
+    assert not any("without liver" in note for note in notes)

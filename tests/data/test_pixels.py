@@ -126,7 +126,7 @@ def test_monochrome1_is_inverted_over_its_stored_bits(tmp_path, write_slice, bit
     assert grey(decode(image)[0], image.format, image.frames[0]).tolist() == expected
     volume = read_series([path], "CT", None, range(0), False)
     assert volume.image[0].tolist() == expected
-    assert "1 slices are MONOCHROME1" in volume.notes[0]
+    assert "1 slice of MONOCHROME1" in volume.notes[0]
 
 
 def test_a_frame_has_what_its_header_says(tmp_path, write_slice):

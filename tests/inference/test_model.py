@@ -151,6 +151,32 @@ def test_refuses_what_is_no_volume(model, volume) -> None:
         model.segment(volume)
 
 
+@pytest.mark.parametrize(
+    "spacing", [(1.0, -1.0, 1.0), (1.0, 1.0, 0.0), (float("nan"), 1.0, 1.0), (1.0, 1.0), 1.0, ("5", "1", "1"), None]
+)
+def test_refuses_what_is_no_spacing(model, spacing) -> None:
+    for work in (model.segment, model.synthesize, model.probability):
+        with pytest.raises(ValueError, match=r"^spacing: is .*, expected three positive numbers in mm: slice,"):
+            work(mr(), spacing)
+
+
+@pytest.mark.parametrize("spacing", [[5, 1, 2], np.array([5, 1, 2], np.float32)])
+def test_a_spacing_may_be_any_three_numbers(model, spacing) -> None:
+    np.testing.assert_array_equal(model.probability(mr(), spacing), model.probability(mr(), (5.0, 1.0, 2.0)))
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_refuses_an_unknown_method(model, flips) -> None:
+    with pytest.raises(ValueError, match="^method: is 'u-net', expected 'unet' or 'essnet'$"):
+        model.segment(mr(), method="u-net", flips=flips)
+
+
+@pytest.mark.parametrize("batch", [0, -3, 1.5, True])
+def test_refuses_a_batch_without_slices(run, batch) -> None:
+    with pytest.raises(InputError, match=rf"^batch={batch}: must be a whole number from 1; leave it out for 8"):
+        fastliver.load(run, "cpu", batch=batch)
+
+
 def test_refuses_an_unknown_device(run) -> None:
     for name in ("gpu", "cuda:99"):
         with pytest.raises(InputError, match=f"--device={name}"):

@@ -1,8 +1,11 @@
 """The whole report: figures that show something, and one page that needs nothing else."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -256,3 +259,14 @@ def test_losses_of_an_unfinished_run(make_run: MakeRun) -> None:
     # The step logged twice counts once, as last written, and a value that is no number not at all.
     assert np.asarray(seg.lines[0].get_xydata()).tolist() == [[10.0, 2.0]]
     assert unet.lines[0].get_label() == "unet-essnet-2050-seed0"
+
+
+def test_a_home_that_can_not_be_written_is_no_news(tmp_path: Path) -> None:
+    (tmp_path / "home").touch()  # a file: nobody, not even root, makes a folder in it
+    removed = ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in removed}
+    environment |= {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path)}
+    code = "import fastliver.reporting, matplotlib; print(matplotlib.get_cachedir())"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert Path(done.stdout.strip()).parent == tmp_path  # the temporary folder that it would have told of

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from fastliver.reporting import print_tables
+from fastliver.reporting import build_report, print_tables
 from fastliver.reporting.cost_table import cost_table
 from fastliver.reporting.results import Group, difference, estimate, load_groups
 from fastliver.reporting.score_tables import ablation_table, segmentation_table
@@ -152,12 +152,26 @@ def test_order_of_rows(make_run: MakeRun) -> None:
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_terminal_cuts_nothing(make_run: MakeRun, width: int) -> None:
-    console = Console(width=width, record=True, file=io.StringIO())
+    console = Console(width=width, record=True, file=io.StringIO(), force_terminal=True)
     print_tables(make_run(), console)
     text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     assert "0.9383 ± 0.0259" in text
     assert "+0.0283 ± 0.0072" in text
+
+
+def test_the_note_on_a_terminal_speaks_of_what_it_shows(make_run: MakeRun) -> None:
+    run = make_run()
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_tables(run, console)
+    text = console.export_text()
+    assert "Δ is against real only." in text
+    assert "per slice" not in text.lower()
+    assert "per patient" not in text.lower()
+    build_report(run)
+    note = "per patient the mean, the lowest and the highest"
+    assert note in run.report.read_text(encoding="utf-8")
 
 
 def test_quality_of_synthetic_images(make_run: MakeRun) -> None:

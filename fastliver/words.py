@@ -1,0 +1,6 @@
+"""Counts in words, as messages and tables say them."""
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of them: "1 patient", "2,100 slices"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from fastliver.cli import run_command
 from fastliver.columns import Printed, print_columns
+from fastliver.command_line import CommandParser
 from fastliver.data.chaos import Sequence as MrSequence
 from fastliver.data.masks import find_masks, pair, read_mask
 from fastliver.errors import InputError
@@ -35,11 +35,10 @@ MODALITY = re.compile(r"(CT|MR)_")
 COLUMNS = {"dice": "DICE", "iou": "IoU", "ravd": "RAVD %", "assd": "ASSD mm", "mssd": "MSSD mm", "score": "score"}
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's options."""
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m fastliver.evaluate",
-        allow_abbrev=False,
         description="Compare liver masks with the truth: NIfTI, DICOM SEG or folders of CHAOS PNG.",
         epilog="example: python -m fastliver.evaluate --pred results --truth Dataset101/labelsTr --csv scores.csv",
     )

@@ -3,12 +3,12 @@
 import sys
 
 import torch
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from fastliver import __version__
 from fastliver.cli import run_command
 from fastliver.columns import Printed, print_columns
+from fastliver.command_line import CommandParser
 from fastliver.compiled import MISSING
 from fastliver.environment import versions
 from fastliver.kernels.winograd import DTYPES as WINOGRAD
@@ -45,9 +45,8 @@ def extension() -> list[tuple[str, str]]:
 
 def main(arguments: list[str]) -> None:
     """Print the tables."""
-    ArgumentParser(
+    CommandParser(
         prog="python -m fastliver.info",
-        allow_abbrev=False,
         description="Networks with their parameter counts, and this machine.",
     ).parse_args(arguments)
     console = Console(markup=False, emoji=False, highlight=False)

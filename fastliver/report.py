@@ -6,11 +6,11 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
-from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
 from rich.console import Console
 
 from fastliver.cli import read_settings, run_command
+from fastliver.command_line import CommandParser
 from fastliver.config import TrainConfig, flatten, unflatten
 from fastliver.data.store import SliceStore
 from fastliver.errors import InputError
@@ -22,11 +22,10 @@ from fastliver.training.prepare import split_mr
 from fastliver.training.progress import bar
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's options."""
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m fastliver.report",
-        allow_abbrev=False,
         description="Rebuild a run's tables, figures and report.html from its folder.",
         epilog="example: python -m fastliver.report runs/quick-20260101-120000",
     )

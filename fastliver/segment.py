@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from numpy.typing import NDArray
 from rich.console import Console
 
 from fastliver import __version__
 from fastliver.cli import run_command
+from fastliver.command_line import CommandParser
 from fastliver.data.cases import Case, find_cases
 from fastliver.data.sources import Source
 from fastliver.data.study import Volume
@@ -35,11 +36,10 @@ from fastliver.patients import (
 ENDINGS = {".dcm": "dicom", ".nii.gz": "nifti", ".nii": "nifti"}
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's options."""
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m fastliver.segment",
-        allow_abbrev=False,
         description="Segment the liver in MR with a trained run.",
         epilog="example: python -m fastliver.segment --run runs/x --mr T2SPIR/DICOM_anon --out liver.dcm",
     )

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from numpy.typing import NDArray
 from rich.console import Console
 
 from fastliver import __version__
 from fastliver.cli import run_command
+from fastliver.command_line import CommandParser
 from fastliver.data.cases import Case, find_cases
 from fastliver.data.sources import Source
 from fastliver.data.store import study_records
@@ -47,11 +48,10 @@ FLAT = 2 / 255
 """Values that span less than a step of 8-bit grey show nothing: what a generator that has collapsed makes."""
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's options."""
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m fastliver.synthesize",
-        allow_abbrev=False,
         description="Turn CT into synthetic MR with a trained run; a liver label that the CT has is carried along.",
         epilog="example: python -m fastliver.synthesize --run runs/x --ct CHAOS/Train_Sets/CT --out synthetic "
         "--format dicom --qa",

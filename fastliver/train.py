@@ -66,7 +66,9 @@ def build_parser() -> CommandParser:
         epilog="example: python -m fastliver.train --data CHAOS_Train_Sets/Train_Sets --preset quick",
     )
     parser.add_argument("--config", action="config", help="YAML file with settings; options override it")
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="default", help="set of defaults")
+    parser.add_argument(
+        "--preset", choices=tuple(PRESETS), default="default", help="set of defaults; without data: demo"
+    )
     parser.add_argument(
         "--stage", choices=("all", "essnet", "synthesize", "unet"), default="all", help="which part to carry out"
     )

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from fastliver import __version__
 from fastliver.cli import run_command
+from fastliver.command_line import CommandParser
 from fastliver.errors import InputError
 from fastliver.export.onnx import export_generator, export_segmenter
 from fastliver.inference.model import Model, load
@@ -20,11 +20,10 @@ from fastliver.weights import DamagedCheckpoint
 NETWORKS = ("generator", "unet", "segmentor")
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> CommandParser:
     """The command's options."""
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m fastliver.export",
-        allow_abbrev=False,
         description="Write a trained run's networks for programs without PyTorch.",
         epilog="example: python -m fastliver.export --run runs/x --format onnx --out models",
     )

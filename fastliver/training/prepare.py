@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
+from fastliver.columns import Printed, print_columns
 from fastliver.config import ExperimentConfig, TrainConfig
 from fastliver.data.intensity import IntensityRule
 from fastliver.data.sources import Source
@@ -20,6 +20,7 @@ from fastliver.data.store_builder import build_store
 from fastliver.data.study import Modality
 from fastliver.errors import InputError
 from fastliver.training.progress import bar
+from fastliver.words import counted
 
 NAMES = ("CT", "MR", "more MR")
 """What tables call the images of `sources`."""
@@ -110,7 +111,9 @@ def prepare(config: TrainConfig, found: Sequence[Source], stores: Path, console:
     built = [_store(source, rules[source.modality], config, stores, console) for source in found]
     for store, source in zip(built, found, strict=True):
         if not len(store.liver_slices()):
-            raise InputError(f"{source.path}: no {source.modality} slice shows liver in its label; check the labels")
+            raise InputError(
+                f"{source.path}: no {source.modality} slice shows liver in its label; check the labels, and --liver-label for an nnU-Net data set"
+            )
     ct_store, mr_store, *more = built
     if experiment.segmentor and not ct_store.labelled:
         raise InputError(
@@ -213,21 +216,25 @@ def describe(data: RunData, found: Sequence[Source]) -> dict[str, Any]:
 
 def print_counts(description: dict[str, Any], console: Console) -> None:
     """Show what was found."""
-    table = Table("", "patients", "slices", "with liver", "skipped", title="Images found")
-    for found in description["sources"]:
-        liver = str(found["liver_slices"]) if found["labelled"] else "no labels"
-        counts = (str(found[name]) for name in ("patients", "slices"))
-        table.add_row(found["name"], *counts, liver, str(len(found["skipped"])))
-    console.print(table)
+    sources = description["sources"]
+    columns = {
+        "patients": [str(found["patients"]) for found in sources],
+        "slices": [str(found["slices"]) for found in sources],
+        "with liver": [str(found["liver_slices"]) if found["labelled"] else "no labels" for found in sources],
+        "skipped": [str(len(found["skipped"])) for found in sources],
+    }
+    names = Printed("", [found["name"] for found in sources], numeric=False)
+    print_columns([names, *(Printed(*column) for column in columns.items())], console, title="Images found")
     split = description["split"]
     kinds = {"patient": "Split by patient", "paper": "Split by slice (paper)", "none": "No split (MR without labels)"}
     console.print(
-        f"{kinds[split['name']]}: {split['train_slices']} MR slices of {len(split['train_patients'])} patients to "
-        f"learn from, {split['test_slices']} of {len(split['test_patients'])} to test on; EssNet learns from "
+        f"{kinds[split['name']]}: {split['train_slices']} MR slices of {counted(len(split['train_patients']), 'patient')} "
+        f"to learn from, {split['test_slices']} of {len(split['test_patients'])} to test on; EssNet learns from "
         f"{split['essnet_ct_slices']} CT slices and {split['essnet_mr_slices']} MR slices.",
+        soft_wrap=True,
     )
     if split["warning"]:
-        console.print(f"warning: {split['warning']}", style="yellow")
-    for found in description["sources"]:
+        console.print(f"warning: {split['warning']}", style="yellow", soft_wrap=True)
+    for found in sources:
         for text in (*found["skipped"], *found["notes"]):
-            console.print(f"{found['name']}: {text}", style="yellow")
+            console.print(f"{found['name']}: {text}", style="yellow", soft_wrap=True)

@@ -38,6 +38,7 @@ from fastliver.training.progress import bar
 from fastliver.training.signals import Signals
 from fastliver.training.trainer import Trainer
 from fastliver.training.unet import UNetTrainer
+from fastliver.words import counted
 
 FIGURE_SLICES = 6
 """Slices of each kind that are kept for the report's figures."""
@@ -347,4 +348,4 @@ def device_name(device: torch.device) -> str:
     """The GPU's name, or what the CPU is called."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    return f"CPU, {counted(torch.get_num_threads(), 'thread')}"

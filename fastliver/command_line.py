@@ -49,8 +49,9 @@ class CommandParser(ArgumentParser):
             return f"one of {', '.join(map(str, parts))}"
         if typing.get_origin(kind) is tuple:
             return f"{len(parts)} numbers in brackets, such as {list(self.get_defaults()[name])}"
-        alternatives = [part for part in parts or (kind,) if part is not type(None)]
-        return " or ".join(WORDS.get(part, "text") for part in alternatives)
+        if parts:  # a union
+            return " or ".join(self._wanted(name, part) for part in parts if part is not type(None))
+        return WORDS.get(kind, "text")
 
 
 def _suggest(name: str, names: Any) -> str:

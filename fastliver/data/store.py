@@ -193,7 +193,6 @@ class StoreWriter:
         entries: Sequence[dict[str, Any]],
     ) -> None:
         """Add one study's slices: images (n, size, size) in [-1, 1], labels alike, and an entry for each."""
-        self.content.update(json.dumps(study["patient"]).encode())
         for writer, array in ((self.images, images), (self.labels, labels)):
             self.content.update(writer.append(array))
         number = len(self.meta["studies"])
@@ -208,6 +207,7 @@ class StoreWriter:
         self.images.close()
         self.labels.close()
         write_json(self.folder / "index.json", self.entries)
+        self.content.update(json.dumps([entry["patient"] for entry in self.entries]).encode())
         write_json(self.folder / "store.json", {**self.meta, "content": self.content.hexdigest(), **meta})
 
 

@@ -112,7 +112,8 @@ def prepare(config: TrainConfig, found: Sequence[Source], stores: Path, console:
     for store, source in zip(built, found, strict=True):
         if not len(store.liver_slices()):
             raise InputError(
-                f"{source.path}: no {source.modality} slice shows liver in its label; check the labels, and --liver-label for an nnU-Net data set"
+                f"{source.path}: no {source.modality} slice shows liver in its label; check the labels, and of an "
+                "nnU-Net data set --liver-label"
             )
     ct_store, mr_store, *more = built
     if experiment.segmentor and not ct_store.labelled:
@@ -227,9 +228,10 @@ def print_counts(description: dict[str, Any], console: Console) -> None:
     print_columns([names, *(Printed(*column) for column in columns.items())], console, title="Images found")
     split = description["split"]
     kinds = {"patient": "Split by patient", "paper": "Split by slice (paper)", "none": "No split (MR without labels)"}
+    learning = counted(len(split["train_patients"]), "patient")
     console.print(
-        f"{kinds[split['name']]}: {split['train_slices']} MR slices of {counted(len(split['train_patients']), 'patient')} "
-        f"to learn from, {split['test_slices']} of {len(split['test_patients'])} to test on; EssNet learns from "
+        f"{kinds[split['name']]}: {split['train_slices']} MR slices of {learning} to learn from, "
+        f"{split['test_slices']} of {len(split['test_patients'])} to test on; EssNet learns from "
         f"{split['essnet_ct_slices']} CT slices and {split['essnet_mr_slices']} MR slices.",
         soft_wrap=True,
     )

@@ -346,7 +346,7 @@ def test_a_chaos_tree_is_compared_with_itself_by_sequence(evaluate, phantom):
     cases = [f"{half}_{item.name}" for half in ("CT", "MR") for item in (tree / half).iterdir()]
     assert len(cases) == 5
     assert all(f" {case} " in rows for case in cases)
-    evaluate(tree, tree, "--mr-sequence=t3").refused("mr_sequence", "t1-out")
+    evaluate(tree, tree, "--mr-sequence=t3").refused("--mr-sequence=t3: expected one of t2-spir, t1-in, t1-out")
 
 
 def test_two_files_of_one_case_are_refused(tmp_path):

@@ -103,6 +103,7 @@ EVERYWHERE = {
     "weights",
     "environment",
     "cli",
+    "command_line",
     "compiled",
     "_C",
 }

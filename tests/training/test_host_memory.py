@@ -1,7 +1,13 @@
-"""Memory that a step frees is there for the next one, and the kernel's again after the training."""
+"""Memory that a step frees is there for the next one, and the kernel's again after the training.
+
+In processes of their own: what a process has asked for before decides what its allocator does next.
+"""
 
 import platform
-import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,70 +17,86 @@ from rich.console import Console
 
 from fastliver.config import EngineConfig
 from fastliver.run_folder import RunFolder
+from fastliver.training import loop
+
+SIZE = 256 << 20
+START = f"""
+import resource, torch
 from fastliver.training.host_memory import kept_memory
-from fastliver.training.loop import train
-from fastliver.training.trainer import StepResult
 
-CPU = torch.device("cpu")
+CPU, SIZE = torch.device("cpu"), {SIZE}
 
-PAGES = 4096
-"""Pages of 4 KiB in what a step of these tests takes: less than where glibc's own threshold may have grown to."""
-
-glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has other settings")
-
-
-def _faults(steps: int) -> int:
-    """Pages that the kernel had to hand out while as much memory was asked for and freed so many times."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(steps):
-        held = [torch.ones(PAGES * 4096 // 4 // 8) for _ in range(8)]
-        del held
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-
-def _resident() -> int:
-    """Bytes of the process in memory."""
+def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
 
+def use(parts):
+    "Ask for SIZE bytes, write them and free them; gives the pages that the kernel handed out for that."
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    held = [torch.ones(SIZE // 4 // parts) for _ in range(parts)]
+    del held
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+"""
 
-@glibc
-def test_freed_memory_is_used_again() -> None:
-    with kept_memory(CPU):
-        _faults(2)
-        assert _faults(10) < PAGES
-
-
-@glibc
-def test_it_goes_back_afterwards() -> None:
-    size = 256 << 20
-    with kept_memory(CPU):
-        before = _resident()
-        held = torch.ones(size // 4)
-        del held
-        assert _resident() - before > size * 0.9
-    assert _resident() - before < size * 0.1
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has other settings")
 
 
-@glibc
-def test_a_training_keeps_what_its_steps_free(make_unet: Any, tmp_path: Path, console: Console) -> None:
-    """An error on the way leaves the allocator as it was, too."""
+def _run(script: str) -> list[int]:
+    """The numbers that a script prints."""
+    done = subprocess.run([sys.executable, "-c", START + script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [int(number) for number in done.stdout.split()]
+
+
+@pytest.mark.parametrize("parts", [1, 64])
+def test_freed_memory_is_used_again(parts: int) -> None:
+    first, *others = _run(f"with kept_memory(CPU):\n    for _ in range(4): print(use({parts}))\n")
+    assert first > 0
+    assert all(faults < first / 10 for faults in others)
+
+
+@pytest.mark.parametrize("end", ["pass", "raise ValueError"])
+def test_it_goes_back_at_the_end_however_that_comes(end: str) -> None:
+    before, kept, after = _run(
+        "print(resident())\n"
+        "try:\n"
+        "    with kept_memory(CPU):\n"
+        "        use(1)\n"
+        "        print(resident())\n"
+        f"        {end}\n"
+        "except ValueError: pass\n"
+        "print(resident())\n"
+    )
+    assert kept - before > SIZE * 0.9
+    assert after - before < SIZE * 0.1
+
+
+def test_nothing_is_set_for_another_device() -> None:
+    before, after = _run(
+        "print(resident())\nwith kept_memory(torch.device('cuda')):\n    use(1)\n    print(resident())\n"
+    )
+    assert after - before < SIZE * 0.1
+
+
+def test_a_training_keeps_what_its_steps_free(
+    make_unet: Any, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work: list[str] = []
+
+    @contextmanager
+    def watched(device: torch.device) -> Iterator[None]:
+        at_work.append(device.type)
+        yield
+        at_work.append("done")
+
     trainer = make_unet(0)
-    step, size, kept = trainer.step, 256 << 20, []
+    step = trainer.step
 
-    def then_free(epoch: int, number: int) -> StepResult:
-        before = _resident()
-        held = torch.ones(size // 4)
-        del held
-        kept.append(_resident() - before)
-        if number == 1:
-            raise RuntimeError("on the way")
+    def take(epoch: int, number: int) -> Any:
+        assert at_work == ["cpu"]
         return step(epoch, number)
 
-    trainer.step = then_free
-    before = _resident()
-    with pytest.raises(RuntimeError, match="on the way"):
-        train(trainer, RunFolder(tmp_path), "job", {"network": {}}, EngineConfig(), console)
-    assert kept[0] > size * 0.9  # the kernel gave it
-    assert kept[1] < size * 0.1  # it was there already
-    assert _resident() - before < size * 0.5
+    monkeypatch.setattr(loop, "kept_memory", watched)
+    trainer.step = take
+    loop.train(trainer, RunFolder(tmp_path), "job", {"network": {}}, EngineConfig(), console)
+    assert at_work == ["cpu", "done"]

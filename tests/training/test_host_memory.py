@@ -48,11 +48,18 @@ def _run(script: str) -> list[int]:
     return [int(number) for number in done.stdout.split()]
 
 
-@pytest.mark.parametrize("parts", [1, 64])
-def test_freed_memory_is_used_again(parts: int) -> None:
-    first, *others = _run(f"with kept_memory(CPU):\n    for _ in range(4): print(use({parts}))\n")
+def test_freed_memory_is_used_again() -> None:
+    first, *others = _run("with kept_memory(CPU):\n    for _ in range(4): print(use(64))\n")
     assert first > 0
     assert all(faults < first / 10 for faults in others)
+
+
+def test_large_blocks_leave_no_holes() -> None:
+    """Each ends with its mapping: in the heap an aligned one left a hole that the next didn't fit, again and again."""
+    before, after = _run(
+        "with kept_memory(CPU):\n    print(resident())\n    for _ in range(4): use(1)\n    print(resident())\n"
+    )
+    assert after - before < SIZE * 0.1
 
 
 @pytest.mark.parametrize("end", ["pass", "raise ValueError"])
@@ -61,7 +68,7 @@ def test_it_goes_back_at_the_end_however_that_comes(end: str) -> None:
         "print(resident())\n"
         "try:\n"
         "    with kept_memory(CPU):\n"
-        "        use(1)\n"
+        "        use(64)\n"
         "        print(resident())\n"
         f"        {end}\n"
         "except ValueError: pass\n"
@@ -73,7 +80,7 @@ def test_it_goes_back_at_the_end_however_that_comes(end: str) -> None:
 
 def test_nothing_is_set_for_another_device() -> None:
     before, after = _run(
-        "print(resident())\nwith kept_memory(torch.device('cuda')):\n    use(1)\n    print(resident())\n"
+        "print(resident())\nwith kept_memory(torch.device('cuda')):\n    use(64)\n    print(resident())\n"
     )
     assert after - before < SIZE * 0.1
 

@@ -21,7 +21,6 @@ from rich.console import Console
 
 from fastliver.cli import run_command
 from fastliver.columns import Printed, print_columns
-from fastliver.command_line import CommandParser
 from fastliver.data.chaos import Sequence as MrSequence
 from fastliver.data.masks import find_masks, pair, read_mask
 from fastliver.errors import InputError
@@ -29,6 +28,7 @@ from fastliver.files import write_file
 from fastliver.interval import estimate
 from fastliver.metrics.chaos import VolumeScores, volume_scores
 from fastliver.metrics.components import fill_holes, largest_component
+from fastliver.parser import CommandParser
 from fastliver.training.progress import bar
 
 MODALITY = re.compile(r"(CT|MR)_")

@@ -8,12 +8,12 @@ from rich.console import Console
 from fastliver import __version__
 from fastliver.cli import run_command
 from fastliver.columns import Printed, print_columns
-from fastliver.command_line import CommandParser
 from fastliver.compiled import MISSING
 from fastliver.environment import versions
 from fastliver.kernels.winograd import DTYPES as WINOGRAD
 from fastliver.metrics.extension import has_kernel
 from fastliver.models import EssNet, UNet, count_parameters
+from fastliver.parser import CommandParser
 from fastliver.training.stages import device_name
 
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from fastliver.cli import read_settings, run_command
-from fastliver.command_line import CommandParser
 from fastliver.config import TrainConfig, flatten, unflatten
 from fastliver.data.store import SliceStore
 from fastliver.errors import InputError
 from fastliver.inference.features import FeatureNetwork
 from fastliver.metrics.realism import frechet_distance, kernel_distance
+from fastliver.parser import CommandParser
 from fastliver.reporting import build_report, print_tables
 from fastliver.run_folder import RunFolder
 from fastliver.training.prepare import split_mr

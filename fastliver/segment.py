@@ -13,13 +13,13 @@ from rich.console import Console
 
 from fastliver import __version__
 from fastliver.cli import run_command
-from fastliver.command_line import CommandParser
 from fastliver.data.cases import Case, find_cases
 from fastliver.data.sources import Source
 from fastliver.data.study import Volume
 from fastliver.errors import InputError
 from fastliver.files import write_file
 from fastliver.inference.model import Model, as_mask, load
+from fastliver.parser import CommandParser
 from fastliver.patients import (
     Shard,
     Work,

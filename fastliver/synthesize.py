@@ -13,7 +13,6 @@ from rich.console import Console
 
 from fastliver import __version__
 from fastliver.cli import run_command
-from fastliver.command_line import CommandParser
 from fastliver.data.cases import Case, find_cases
 from fastliver.data.sources import Source
 from fastliver.data.store import study_records
@@ -27,6 +26,7 @@ from fastliver.inference.model import Model, load
 from fastliver.inference.segmentation import THRESHOLD
 from fastliver.inference.squares import Squares
 from fastliver.metrics import dice, overlap_counts
+from fastliver.parser import CommandParser
 from fastliver.patients import (
     RECORD,
     Shard,

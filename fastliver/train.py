@@ -20,11 +20,11 @@ from rich.console import Console
 
 from fastliver import environment
 from fastliver.cli import add_settings, option_value, parse, read_settings, run_command
-from fastliver.command_line import CommandParser
 from fastliver.config import PRESETS, TrainConfig, flatten, unflatten
 from fastliver.data.phantom import PhantomSpec, write_phantom
 from fastliver.errors import InputError, run_again
 from fastliver.files import LOCK, sole_owner, write_file, write_json
+from fastliver.parser import CommandParser
 from fastliver.reporting import build_report, print_tables
 from fastliver.run_folder import RunFolder
 from fastliver.training.distributed import Launch, Ranks, join

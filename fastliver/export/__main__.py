@@ -9,12 +9,12 @@ from rich.console import Console
 
 from fastliver import __version__
 from fastliver.cli import run_command
-from fastliver.command_line import CommandParser
 from fastliver.errors import InputError
 from fastliver.export.onnx import export_generator, export_segmenter
 from fastliver.inference.model import Model, load
 from fastliver.inference.trained import Trained
 from fastliver.models import EssNet
+from fastliver.parser import CommandParser
 from fastliver.weights import DamagedCheckpoint
 
 NETWORKS = ("generator", "unet", "segmentor")

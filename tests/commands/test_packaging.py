@@ -103,7 +103,7 @@ EVERYWHERE = {
     "weights",
     "environment",
     "cli",
-    "command_line",
+    "parser",
     "compiled",
     "_C",
 }

@@ -2,6 +2,7 @@
 
 import re
 import typing
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -54,7 +55,7 @@ class CommandParser(ArgumentParser):
         return WORDS.get(kind, "text")
 
 
-def _suggest(name: str, names: Any) -> str:
+def _suggest(name: str, names: Iterable[str]) -> str:
     """A question whether the nearest name is meant, if one is near."""
-    near = get_close_matches(name, list(names), 1)
+    near = get_close_matches(name, names, 1)
     return f"did you mean {near[0]}? " if near else ""

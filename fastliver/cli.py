@@ -40,7 +40,8 @@ def run_command(main: Callable[[], None], again: Callable[[], str] = run_again) 
 
     def fail(message: str, code: int) -> int:
         who = "" if rank is None else f"rank {rank}: "
-        console.print(f"{who}error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+        with suppress(SystemExit):  # so rich ends a process whose output nobody reads
+            console.print(f"{who}error: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
         return code
 
     try:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
@@ -35,7 +36,7 @@ class Printed:
     @property
     def width(self) -> int:
         """Characters that it takes."""
-        return max(map(len, (self.label, *self.cells))) + PADDING
+        return max(map(cell_len, (self.label, *self.cells))) + PADDING
 
 
 def _blocks(columns: Sequence[Printed], width: float) -> Iterator[list[Printed]]:

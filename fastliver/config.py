@@ -177,7 +177,7 @@ class TrainConfig:
         for name, value, least in self._numbers():
             values = value if isinstance(value, tuple) else (value,)
             numbers = [v for v in values if isinstance(v, int | float)]
-            if not all(math.isfinite(v) for v in numbers):
+            if not all(math.isfinite(v) for v in numbers if isinstance(v, float)):
                 raise InputError(f"--{name}={value}: must be a finite number")
             if least is not None and any(v < least for v in numbers):
                 raise InputError(f"--{name}={value}: must be at least {least:g}")

@@ -28,7 +28,7 @@ class OtherRankFailed(RunError):
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM ends the run; like KeyboardInterrupt it passes every `except Exception`.
+    """SIGINT, SIGTERM or SIGHUP ends the run; like KeyboardInterrupt it passes every `except Exception`.
 
     Args:
         name: of the signal.

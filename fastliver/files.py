@@ -90,7 +90,8 @@ def _make_folder(folder: Path) -> None:
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for one in missing:
-        _sync_folder(one.parent)
+        with suppress(OSError):  # of a folder that may be written to but not read
+            _sync_folder(one.parent)
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -13,7 +13,9 @@ from fastliver.errors import InputError
 UNKNOWN = re.compile(r"unrecognized arguments: (?P<name>[^\s=]+)")
 NO_SETTING = re.compile(r"Option '(?P<name>\w+)' is not accepted")
 BAD_VALUE = re.compile(r'Parser key "(?P<name>\w+)":.*?(?:Got|Given) value: (?P<value>[^\n]*)', re.DOTALL)
-WORDS = {int: "a whole number", float: "a number", bool: "true or false"}
+NO_CHOICE = re.compile(r"argument (?P<name>--[\w-]+): invalid choice: '(?P<value>.*)' \(choose from (?P<choices>.*)\)")
+NO_VALUE = re.compile(r"argument (?P<name>--[\w-]+)/(?P<opposite>--[\w-]+): ignored explicit argument '(?P<value>.*)'")
+WORDS = {int: "a whole number", float: "a number"}
 
 
 class CommandParser(ArgumentParser):
@@ -30,6 +32,11 @@ class CommandParser(ArgumentParser):
             name, kind = found["name"], self._types().get(found["name"])
             if kind is not None:
                 return f"--{name.replace('_', '-')}={found['value']}: expected {self._wanted(name, kind)}"
+        if found := NO_CHOICE.search(message):
+            choices = found["choices"].replace("'", "")
+            return f"{found['name']}={found['value']}: expected one of {choices}"
+        if found := NO_VALUE.search(message):
+            return f"{found['name']}={found['value']}: takes no value; its opposite is {found['opposite']}"
         if found := UNKNOWN.search(message):
             name = found["name"]
             if not name.startswith("-"):

@@ -18,7 +18,7 @@ from fastliver.metrics.realism import frechet_distance, kernel_distance
 from fastliver.parser import CommandParser
 from fastliver.reporting import build_report, print_tables
 from fastliver.run_folder import RunFolder
-from fastliver.training.prepare import split_mr
+from fastliver.training.prepare import MR, split_mr
 from fastliver.training.progress import bar
 
 
@@ -54,10 +54,12 @@ def open_mr_store(run: RunFolder, given: str | None) -> SliceStore:
     data = run.read_result("data")
     if data is None:
         raise InputError(f"{run.root}: no images yet; train first")
-    for place in [Path(given)] if given is not None else sorted(run.stores.glob("mr-*")):
+    # Beside the run, and where it really lies if this is a link.
+    beside = [*run.stores.glob("mr-*"), *run.root.resolve().parent.glob("stores/mr-*")]
+    for place in [Path(given)] if given is not None else beside:
         with nullcontext() if given is not None else suppress(InputError):  # another run's may be damaged
             store = SliceStore.open(place)
-            if store.modality == "MR" and store.meta["content"] in data["fingerprint"]:
+            if store.modality == "MR" and store.meta["content"] == data["fingerprint"][MR]:
                 return store
     raise InputError(
         f"{given or run.stores}: not the MR store that {run.root} was trained on; name that one with --mr-store"

@@ -92,10 +92,10 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, TrainConfig]:
         has_data = any(given.get(name) is not None for name in ("data", "ct", "mr", "more_mr"))
         options = parse(parser, arguments, "default" if has_data else "demo")
         config = anywhere(unflatten(options.as_dict()))
-        if config.preset != "demo" and all(
-            value is None for value in (config.data.data, config.data.ct, config.data.mr)
-        ):
-            raise InputError(f"--preset={config.preset} needs data: --data <CHAOS Train_Sets>, or --ct and --mr")
+        if config.data.data is config.data.ct is config.data.mr is None:
+            what = f"--preset={config.preset}" if config.preset != "demo" else f"--more-mr={config.data.more_mr}"
+            if config.preset != "demo" or config.data.more_mr is not None:
+                raise InputError(f"{what} needs data: --data <CHAOS Train_Sets>, or --ct and --mr")
         return options, config
     run = RunFolder.open(Path(given["resume"]))
     saved = read_settings(run.config)
@@ -105,7 +105,10 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, TrainConfig]:
             f"{run.config}: {min(missing)} is missing; the file is cut, or another version's: start a new run"
         )
     options = parser.parse_args([f"--config={run.config}", *arguments])
-    config = anywhere(unflatten(options.as_dict()))
+    config = unflatten(options.as_dict())
+    if given.get("data") is not None:  # in place of the folders that the run began with
+        config = replace(config, data=replace(config.data, ct=given.get("ct"), mr=given.get("mr")))
+    config = anywhere(config)
     before = flatten(unflatten(saved))
     for name, value in flatten(config).items():
         if value != before[name] and name not in ADDITIVE:
@@ -318,8 +321,8 @@ def check_unchanged(run: Run, description: dict[str, Any]) -> None:
     before = run.folder.read_result("data")
     if before is not None and before["fingerprint"] != description["fingerprint"]:
         raise InputError(
-            f"{run.folder.root}: the images have changed since this run began (files added, removed or rewritten); "
-            "put them back, or start a new run"
+            f"{run.folder.root}: the images have changed since this run began (files added, removed or rewritten, or "
+            "other folders named); put them back, or start a new run"
         )
 
 
@@ -338,8 +341,8 @@ def check_shared(run: Run) -> None:
         for rank, (fingerprint, visible) in enumerate(found):
             if fingerprint != found[0][0]:
                 raise InputError(
-                    f"rank {rank} found other images than rank 0: --data, --ct and --mr must hold the same files on "
-                    "every machine"
+                    f"rank {rank} found other images than rank 0: --data, --ct, --mr and --more-mr must hold the same "
+                    "files on every machine"
                 )
             if not visible:
                 raise InputError(

@@ -3,4 +3,5 @@
 
 def counted(number: int, noun: str) -> str:
     """So many of them: "1 patient", "2,100 slices"."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}" + ("" if number == 1 else plural)

@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from fastliver.columns import Printed, print_columns
@@ -44,3 +45,12 @@ def test_what_is_wider_than_the_terminal_is_not_cut() -> None:
     text = "\n".join(printed(20, terminal=True))
     assert [cell for cell in CELLS if cell not in text] == []
     assert "…" not in text
+
+
+def test_letters_that_are_two_columns_wide() -> None:
+    file = io.StringIO()
+    wide = [Printed("patient", ["患者" * 8], numeric=False), *(Printed(f"score {n}", ["0.125"]) for n in range(6))]
+    print_columns(wide, Console(width=80, file=file, force_terminal=True, no_color=True, highlight=False))
+    assert (
+        max(cell_len(line.replace("\x1b[1m", "").replace("\x1b[0m", "")) for line in file.getvalue().splitlines()) <= 80
+    )

@@ -43,3 +43,18 @@ def test_an_error_names_what_was_to_be_written(tmp_path: Path) -> None:
         (tmp_path / "other").read_text()
     assert caught.value.filename == str(tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such modes")
+def test_a_folder_that_may_be_written_but_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root reads all the same: the answer stands in."""
+    opened = os.open
+
+    def refused(path: object, flags: int, *mode: int) -> int:
+        if path == tmp_path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, flags, *mode)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refused)
+    write_file(tmp_path / "mine" / "file", "text")
+    assert (tmp_path / "mine" / "file").read_text() == "text"

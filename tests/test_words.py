@@ -10,3 +10,7 @@ from fastliver.words import counted
 )
 def test_one_alone_is_no_plural(number, words) -> None:
     assert counted(number, "slice") == words
+
+
+def test_a_word_that_ends_in_s() -> None:
+    assert [counted(number, "process") for number in (1, 2)] == ["1 process", "2 processes"]

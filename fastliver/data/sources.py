@@ -1,5 +1,6 @@
 """Finding out what a folder holds and giving its studies."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,10 @@ class Source:
     liver_label: str | None = None
     skip_bad: bool = False
     patient_pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        # Whole, as the names of a folder and of those above it tell what it is.
+        object.__setattr__(self, "path", Path(os.path.abspath(self.path)))
 
     def studies(self) -> list[Study]:
         """Every study in the folder, in order; all labelled or none.

@@ -4,8 +4,6 @@ Files: `images.npy` (N, size, size) float16 in [-1, 1]; `labels.npy` (N, size, s
 slice; `store.json`, what the store was built from and how. docs/slice-store.md describes every field.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -142,13 +140,10 @@ class _NpyWriter:
         # numpy leaves room in the header for the first axis to grow in place.
         np.lib.format.write_array_header_1_0(self.file, header)
 
-    def append(self, array: NDArray) -> memoryview:
-        """Write the items, and give what was written."""
-        data = np.ascontiguousarray(array, self.dtype).data
+    def append(self, array: NDArray) -> None:
         with self._abandoned_on_error():
-            self.file.write(data)
+            self.file.write(np.ascontiguousarray(array, self.dtype).data)
         self.count += len(array)
-        return data
 
     def close(self) -> None:
         with self._abandoned_on_error():
@@ -183,7 +178,6 @@ class StoreWriter:
         self.entries: list[dict[str, Any]] = []
         self.images = _NpyWriter(folder / "images.npy", (size, size), np.float16)
         self.labels = _NpyWriter(folder / "labels.npy", (size, size), np.uint8)
-        self.content = hashlib.sha256()
 
     def add(
         self,
@@ -193,8 +187,8 @@ class StoreWriter:
         entries: Sequence[dict[str, Any]],
     ) -> None:
         """Add one study's slices: images (n, size, size) in [-1, 1], labels alike, and an entry for each."""
-        for writer, array in ((self.images, images), (self.labels, labels)):
-            self.content.update(writer.append(array))
+        self.images.append(images)
+        self.labels.append(labels)
         number = len(self.meta["studies"])
         liver = np.count_nonzero(labels, axis=(1, 2))
         self.meta["studies"].append(study)
@@ -207,8 +201,7 @@ class StoreWriter:
         self.images.close()
         self.labels.close()
         write_json(self.folder / "index.json", self.entries)
-        self.content.update(json.dumps([entry["patient"] for entry in self.entries]).encode())
-        write_json(self.folder / "store.json", {**self.meta, "content": self.content.hexdigest(), **meta})
+        write_json(self.folder / "store.json", {**self.meta, **meta})
 
 
 def study_records(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -63,6 +63,7 @@ def build_store(
     skipped: list[str] = []
     notes: list[str] = []
     shown: dict[str, bool] = {}
+    content = hashlib.sha256()
     pipeline = Pipeline(rule, size, road)
     with (
         _unless_built(path),
@@ -71,6 +72,7 @@ def build_store(
     ):
         writer = StoreWriter(temporary, rule.modality, size, rule, studies[0].labelled)
         for number, outcome in enumerate(prepared):
+            content.update(_digest(studies[number]))
             skipped += studies[number].skipped
             notes += studies[number].notes
             if isinstance(outcome, PreparedStudy):
@@ -89,8 +91,17 @@ def build_store(
                 f"{studies[0].series}: none of the {len(studies)} studies could be read; the first: {skipped[0]}"
             )
         notes += _note_without_liver(studies[0], shown)
-        writer.finish(hash=key, skipped=skipped, notes=notes)
+        writer.finish(hash=key, content=content.hexdigest(), skipped=skipped, notes=notes)
     return SliceStore.open(path)
+
+
+def _digest(study: Study) -> bytes:
+    """SHA-256 of what a study is made of, wherever its files lie and whatever reads them."""
+    digest = hashlib.sha256(json.dumps([study.patient, study.labelled, study.options]).encode())
+    for path in study.paths:
+        with suppress(OSError), path.open("rb") as file:  # what can't be read is told by whoever needs it
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.digest()
 
 
 def _note_without_liver(study: Study, shown: dict[str, bool]) -> list[str]:

@@ -1,5 +1,6 @@
 """Where the images lie that a folder was named for by mistake: above it, within it or beside it."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -86,8 +87,9 @@ def _below(path: Path) -> Iterator[Path]:
     for _ in range(DEEPEST):
         inner: list[Path] = []
         for folder in level:
-            with suppress(OSError):
-                inner += sorted(item for item in folder.iterdir() if item.is_dir())
+            # os.scandir knows what is a folder without asking for each file.
+            with suppress(OSError), os.scandir(folder) as items:
+                inner += sorted(Path(item) for item in items if item.is_dir())
         seen += len(inner)
         if seen > MOST_FOLDERS:
             return

@@ -42,7 +42,7 @@ class Model:
     """
 
     def __init__(self, folder: RunFolder, device: torch.device, batch: int = BATCH) -> None:
-        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1:
             raise InputError(f"batch={batch}: must be a whole number from 1; leave it out for {BATCH} slices at once")
         self.folder, self.device, self.batch = folder, device, batch
         self._unets: dict[tuple[int | None, bool], list[Trained]] = {}

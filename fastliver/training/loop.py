@@ -62,7 +62,7 @@ def train(
         console: where progress is shown.
         batch: images that a rank's step takes, for the speed.
         ranks: that train together; None is this process alone.
-        signals: SIGINT and SIGTERM, at which a checkpoint is saved.
+        signals: SIGINT, SIGTERM and SIGHUP, at which a checkpoint is saved.
 
     Raises:
         RunError: when the training diverges or collapses; the message names the step and the last good checkpoint.
@@ -107,8 +107,9 @@ def train(
                 progress.pace = str(pace)
                 if log is not None:
                     log.write(number, epoch, pace, losses)
-            progress.update(done, f"epoch {epoch + 1}/{trainer.epochs}, loss {next(iter(losses.values())):.4f}")
             stop = ranks.any(signals.caught is not None)
+            if not stop:  # who reads it may be gone
+                progress.update(done, f"epoch {epoch + 1}/{trainer.epochs}, loss {next(iter(losses.values())):.4f}")
             save_now = ranks.broadcast(save_now or time.monotonic() - saved >= engine.checkpoint_minutes * 60)
             if (stop or save_now) and done < total:
                 if log is not None:

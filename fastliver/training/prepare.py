@@ -24,6 +24,8 @@ from fastliver.words import counted
 
 NAMES = ("CT", "MR", "more MR")
 """What tables call the images of `sources`."""
+MR = NAMES.index("MR")
+"""Which of them, of the stores and of a fingerprint's parts the MR is."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class RunData:
         return IntensityRule(**self.mr.meta["intensity"])
 
     def fingerprint(self) -> list[str]:
-        """Changes when the images or labels do; where they lie has no say."""
+        """Of each store; changes when the images or labels do, and where they lie has no say."""
         return [store.meta["content"] for store in self.stores]
 
 

@@ -69,7 +69,7 @@ class Run:
         data: what it learns from.
         console: where it shows progress.
         ranks: the processes that share it.
-        signals: SIGINT and SIGTERM, at which it saves and leaves.
+        signals: SIGINT, SIGTERM and SIGHUP, at which it saves and leaves.
         plans: how each training fits the GPU's memory, by its name (of memory.TITLES); without one it trains plainly.
     """
 
@@ -325,8 +325,9 @@ def check_ranks(run: Run) -> None:
     for name, result in results.items():
         if result is not None and result["ranks"] != run.ranks.count and None in results.values():
             raise InputError(
-                f"{run.folder.result(name)}: trained by {result['ranks']} processes, and this is {run.ranks.count}: "
-                f"U-Nets of other batches can't be compared with it; start {result['ranks']}, or a new run"
+                f"{run.folder.result(name)}: trained by {counted(result['ranks'], 'process')}, and this is "
+                f"{run.ranks.count}: U-Nets of other batches can't be compared with it; start {result['ranks']}, or a "
+                "new run"
             )
 
 

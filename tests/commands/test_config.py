@@ -118,7 +118,7 @@ def test_presets_name_settings_that_exist(preset: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "texts"),
     [
-        (["--preset=nonsense"], ["--preset", "nonsense", "'demo', 'quick', 'default', 'paper'"]),
+        (["--preset=nonsense"], ["--preset=nonsense: expected one of demo, quick, default, paper"]),
         (["--unet-epochs=0"], ["--unet-epochs=0", "at least 1"]),
         (["--image-size=16"], ["--image-size=16", "at least 32"]),
         (["--image-size=40"], ["--image-size=40", "multiple of 16"]),
@@ -147,6 +147,8 @@ def test_presets_name_settings_that_exist(preset: str) -> None:
         (["--ct-window=0,400"], ["--ct-window=0,400: expected 2 numbers in brackets, such as [-160.0, 240.0]"]),
         (["--split=patients"], ["--split=patients: expected one of patient, paper"]),
         (["--essnet-epoch=3"], ["--essnet-epoch: no such option; did you mean --essnet-epochs?"]),
+        (["--skip-bad=maybe"], ["--skip-bad=maybe: takes no value; its opposite is --no-skip-bad"]),
+        (["--seed=1" + "0" * 320], ["--seed", "must be below 2**63"]),
         (["--zzz"], ["--zzz: no such option; --help lists them"]),
         (["quick"], ["quick: nothing is expected there"]),
         (["--essnet-adversarial=wgan"], ["wgan", "lsgan"]),

@@ -190,7 +190,7 @@ def test_unets_of_a_run_are_trained_by_as_many_ranks(launch: Any, train: Any, ph
     run = tmp_path / "run"
     train("--resume", run, small=False).succeeded()
     for first in [running.wait() for running in launch("--resume", run, "--seeds=2", small=False)][:1]:
-        first.refused("unet-real-0-seed0.json: trained by 1 processes, and this is 2", "start 1")
+        first.refused("unet-real-0-seed0.json: trained by 1 process, and this is 2", "start 1")
     train("--resume", run, "--seeds=2", small=False).succeeded()
 
 

@@ -12,7 +12,9 @@ import pytest
 import scipy.linalg
 
 from fastliver.data.store import SliceStore
+from fastliver.errors import InputError
 from fastliver.metrics.realism import kernel_distance
+from fastliver.report import open_mr_store
 from fastliver.run_folder import RunFolder
 
 
@@ -55,6 +57,30 @@ def network(path: Path, channels: int = 3) -> Path:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
+
+
+def test_the_mr_of_fid_is_never_more_mr(train, phantom: Path, tmp_path: Path) -> None:
+    """Whichever store comes first, the one that the U-Nets' MR is in counts; also through a link to the run."""
+    runs = tmp_path / "runs"
+    more = tmp_path / "more"
+    shutil.copytree(phantom / "Train_Sets" / "MR" / "2", more / "71")
+    train("--data", phantom, "--runs", runs, "--name=run", f"--more-mr={more}", "--stage=essnet").succeeded()
+    run = RunFolder(runs / "run")
+    patients = [f"MR_{number}" for number in (1, 2, 3)]
+    assert open_mr_store(run, None).patients == patients
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "link").symlink_to(runs / "run")
+    assert open_mr_store(RunFolder(tmp_path / "links" / "link"), None).patients == patients
+    stores = sorted((runs / "stores").glob("mr-*"))
+    first, second = (SliceStore.open(path).patients for path in stores)
+    wrong = stores[0] if first != patients else stores[1]
+    assert {len(first), len(second)} == {1, 3}
+    with pytest.raises(InputError, match="not the MR store"):
+        open_mr_store(run, str(wrong))
+    # Both orders of the two: the names of stores are digests, which nobody chooses.
+    for name in ("mr-32-000000000000", "mr-32-ffffffffffff"):
+        wrong = wrong.rename(wrong.with_name(name))
+        assert open_mr_store(run, None).patients == patients
 
 
 def moments(store: SliceStore) -> np.ndarray:

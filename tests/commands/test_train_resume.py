@@ -157,6 +157,19 @@ def test_images_that_have_moved_are_the_same(train: Any, broken: Path, tmp_path:
     assert (tmp_path / "runs" / "stores").exists()
 
 
+def test_data_takes_the_place_of_the_folders_that_a_run_began_with(train: Any, broken: Path, tmp_path: Path) -> None:
+    sets = broken / "Train_Sets"
+    options = ("--ct", sets / "CT", "--mr", sets / "MR", "--runs", tmp_path, "--name", "run", "--stage", "essnet")
+    train(*options).succeeded()
+    moved = broken.rename(tmp_path / "moved")
+    train("--resume", tmp_path / "run", f"--data={moved}", "--stage=essnet", small=False).succeeded()
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (saved["data"], saved["ct"], saved["mr"]) == (str(moved), None, None)
+    train("--resume", tmp_path / "run", f"--data={tmp_path}/no", "--stage=essnet", small=False).refused(
+        f"{tmp_path}/no"
+    )
+
+
 @pytest.mark.parametrize("option", ["--name=other", "--runs=elsewhere"])
 def test_a_resumed_run_has_a_name_already(option: str, train: Any, finished: Path) -> None:
     train("--resume", finished, option, small=False).refused(f"{option}: --resume={finished} names the run already")

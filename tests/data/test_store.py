@@ -1,5 +1,6 @@
 """The slice store: what it holds, and when it is built anew."""
 
+import importlib.util
 import os
 import shutil
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fastliver.data.intensity import IntensityRule
+from fastliver.data.pipeline import Road
 from fastliver.data.sources import Source
 from fastliver.data.store import SliceStore
 from fastliver.data.store_builder import build_store
@@ -190,3 +192,20 @@ def test_skip_bad_counts_slices_and_whole_studies(tree, studies, tmp_path):
     assert len(store.meta["skipped"]) == 2
     assert str(bad) in store.meta["skipped"][0]
     assert "CT/2/DICOM_anon: none of its 10 files could be read" in store.meta["skipped"][1]
+
+
+def test_the_content_is_that_of_the_files_wherever_they_lie(tree, tmp_path):
+    """Not of the way there: another folder, other times, another reader."""
+
+    def content(root: Path, name: str, road: Road = "threads") -> str:
+        return build_store(Source(root, "MR").studies(), MR, 32, tmp_path / name, road=road).meta["content"]
+
+    found = content(tree, "first")
+    copied = tmp_path / "copied"
+    shutil.copytree(tree, copied, copy_function=shutil.copyfile)
+    assert content(copied, "second") == found
+    if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
+        assert content(copied, "third", "dali") == found
+    mask = next(path for path in sorted(copied.rglob("MR/*/T2SPIR/Ground/*.png")))
+    mask.write_bytes(mask.read_bytes() + b"\0")
+    assert content(copied, "fourth") != found

@@ -18,6 +18,7 @@ from fastliver.errors import Interrupted
 from fastliver.files import new_folder
 from fastliver.training import checkpoint
 from fastliver.training.loop import train
+from fastliver.training.progress import Bar
 from fastliver.training.signals import Signals
 
 NEVER = EngineConfig(checkpoint_minutes=60, log_every=1)
@@ -158,3 +159,38 @@ def test_a_terminal_that_is_gone_costs_nothing(tmp_path: Path) -> None:
     os.close(terminal)
     assert process.wait(60) == 7
     assert (tmp_path / "saved").exists()
+
+
+def test_a_stop_is_saved_before_anything_is_printed(make_unet, run, console, monkeypatch):
+    """What read the output may have ended by the same signal, and then rich ends this process."""
+    trainer = make_unet()
+    _signal_at(trainer, 3)
+    with Signals() as signals:
+
+        def update(bar: Bar, done: int, note: str = "") -> None:
+            if signals.caught is not None:
+                raise SystemExit(1)
+
+        monkeypatch.setattr(Bar, "update", update)
+        with pytest.raises(Interrupted, match="saved"):
+            train(trainer, run, "unet", {}, NEVER, console, signals=signals)
+
+
+def test_the_exit_code_is_the_signals_though_nobody_reads_the_message() -> None:
+    script = (
+        "import os, signal, sys, time\n"
+        "from fastliver.cli import run_command\n"
+        "from fastliver.training.signals import Signals\n"
+        "def main():\n"
+        "    with Signals():\n"
+        "        sys.stdin.readline()\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(1)\n"
+        "sys.exit(run_command(main))\n"
+    )
+    ours, theirs = os.pipe()
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    os.close(ours)
+    process.communicate(b"go on\n", timeout=60)
+    assert process.returncode == 143

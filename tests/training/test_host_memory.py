@@ -49,9 +49,10 @@ def _run(script: str) -> list[int]:
 
 
 def test_freed_memory_is_used_again() -> None:
-    first, *others = _run("with kept_memory(CPU):\n    for _ in range(4): print(use(64))\n")
-    assert first > 0
-    assert all(faults < first / 10 for faults in others)
+    # The first few times the blocks still settle into the heap.
+    first, *_, last = _run("with kept_memory(CPU):\n    for _ in range(10): print(use(64))\n")
+    assert first > SIZE / 4096
+    assert last < first / 100
 
 
 def test_large_blocks_leave_no_holes() -> None:

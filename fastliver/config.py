@@ -45,6 +45,11 @@ class DataConfig:
     ct_window: tuple[float, float] = option((-160.0, 240.0), "HU that map to -1 and 1")
     mr_percentiles: tuple[float, float] = option((0.5, 99.5), "percentiles of an MR volume that map to -1 and 1", 0)
 
+    @property
+    def is_phantom(self) -> bool:
+        """Whether no images are named, so that a phantom is made."""
+        return self.data is self.ct is self.mr is None
+
 
 @dataclass(frozen=True)
 class ExperimentConfig:

@@ -14,6 +14,7 @@ UNKNOWN = re.compile(r"unrecognized arguments: (?P<name>[^\s=]+)")
 NO_SETTING = re.compile(r"Option '(?P<name>\w+)' is not accepted")
 BAD_VALUE = re.compile(r'Parser key "(?P<name>\w+)":.*?(?:Got|Given) value: (?P<value>[^\n]*)', re.DOTALL)
 NO_CHOICE = re.compile(r"argument (?P<name>--[\w-]+): invalid choice: '(?P<value>.*)' \(choose from (?P<choices>.*)\)")
+NO_CHOICE_IN_FILE = re.compile(r"""Parser key "(?P<name>\w+)": '(?P<value>.*)' not among choices \((?P<choices>.*)\)""")
 NO_VALUE = re.compile(r"argument (?P<name>--[\w-]+)/(?P<opposite>--[\w-]+): ignored explicit argument '(?P<value>.*)'")
 WORDS = {int: "a whole number", float: "a number"}
 
@@ -32,9 +33,9 @@ class CommandParser(ArgumentParser):
             name, kind = found["name"], self._types().get(found["name"])
             if kind is not None:
                 return f"--{name.replace('_', '-')}={found['value']}: expected {self._wanted(name, kind)}"
-        if found := NO_CHOICE.search(message):
-            choices = found["choices"].replace("'", "")
-            return f"{found['name']}={found['value']}: expected one of {choices}"
+        if found := NO_CHOICE.search(message) or NO_CHOICE_IN_FILE.search(message):
+            name, choices = found["name"].removeprefix("--"), found["choices"].replace("'", "")
+            return f"--{name.replace('_', '-')}={found['value']}: expected one of {choices}"
         if found := NO_VALUE.search(message):
             return f"{found['name']}={found['value']}: takes no value; its opposite is {found['opposite']}"
         if found := UNKNOWN.search(message):

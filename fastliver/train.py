@@ -39,9 +39,12 @@ LONG_ON_CPU = 24 * 3600.0
 VISIBLE_SECONDS = 60.0
 """After which every machine sees what one of them wrote to a shared file system."""
 
+FOLDERS = ("data", "ct", "mr", "more_mr")
+"""Settings that say where the images lie."""
+
 ADDITIVE = {
     *("arrangements", "labelled_patients", "seeds", "ablation"),
-    *("data", "ct", "mr", "more_mr"),  # where they lie; `check_unchanged` compares the images themselves
+    *FOLDERS,  # `check_unchanged` compares the images themselves
     *(
         "device",
         "reader",
@@ -89,10 +92,10 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, TrainConfig]:
     parser = build_parser()
     given = _without_defaults(parser, arguments)
     if given.get("resume") is None:
-        has_data = any(given.get(name) is not None for name in ("data", "ct", "mr", "more_mr"))
+        has_data = any(given.get(name) is not None for name in FOLDERS)
         options = parse(parser, arguments, "default" if has_data else "demo")
         config = anywhere(unflatten(options.as_dict()))
-        if config.data.data is config.data.ct is config.data.mr is None:
+        if config.data.is_phantom:
             what = f"--preset={config.preset}" if config.preset != "demo" else f"--more-mr={config.data.more_mr}"
             if config.preset != "demo" or config.data.more_mr is not None:
                 raise InputError(f"{what} needs data: --data <CHAOS Train_Sets>, or --ct and --mr")
@@ -121,7 +124,7 @@ def read_options(arguments: Sequence[str]) -> tuple[Namespace, TrainConfig]:
 
 def anywhere(config: TrainConfig) -> TrainConfig:
     """The settings with absolute paths to the data, so that the run can be resumed from any folder."""
-    given = {name: getattr(config.data, name) for name in ("data", "ct", "mr", "more_mr")}
+    given = {name: getattr(config.data, name) for name in FOLDERS}
     absolute = {name: os.path.abspath(os.path.expanduser(path)) for name, path in given.items() if path is not None}
     return replace(config, data=replace(config.data, **absolute))
 
@@ -272,10 +275,7 @@ def gather(
     config: TrainConfig, stage: str, folder: RunFolder, ranks: Ranks, signals: Signals, console: Console
 ) -> tuple[Run, dict[str, Any]]:
     """Read the data, or make them; gives the run, fitted to the GPU's memory, and the description of what was found."""
-    data = config.data
-    phantom = (
-        make_phantom(folder.stores.with_name("phantom"), console) if data.data is data.ct is data.mr is None else None
-    )
+    phantom = make_phantom(folder.stores.with_name("phantom"), console) if config.data.is_phantom else None
     found = sources(config, phantom)
     prepared = prepare(config, found, folder.stores, console)
     run = Run(config, folder, prepared, console, ranks, signals)

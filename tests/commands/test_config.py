@@ -173,6 +173,7 @@ def test_refused(arguments: list[str], texts: list[str], train: Any, phantom: Pa
         (b"- 1", "settings.yaml: holds no settings"),
         ("name: caf\xe9".encode("latin-1"), "settings.yaml: can't be read as settings"),
         (b"unet_epochs: none at all", "--unet-epochs=none at all: expected a whole number"),
+        (b"preset: fast", "--preset=fast: expected one of demo, quick, default, paper"),
         (b"no_such_setting: 1", "no_such_setting: no such setting"),
         (b"image_sizes: 64", "image_sizes: no such setting; did you mean image_size?"),
         (None, "settings.yaml: can't be read as settings"),

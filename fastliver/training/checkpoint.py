@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from fastliver.files import new_folder, write_file, write_json
+from fastliver.files import new_folder, remove_folder, write_file, write_json
 from fastliver.weights import FORMAT, Checkpoint, DamagedCheckpoint, canonical, digest, final
 
 __all__ = ["Checkpoint", "DamagedCheckpoint", "drop_steps", "final", "latest", "save", "save_final"]
@@ -54,15 +54,13 @@ def save(
         Its path, `folder/step-<step>`.
     """
     path = folder / f"step-{step:08d}"
-    for abandoned in folder.glob(".*"):
-        # A kill while writing left it; one training alone writes here. A file is somebody else's, and stays.
-        shutil.rmtree(abandoned, ignore_errors=True)
+    _remove_abandoned(folder)
     states = {"state.pt": pack(state), **{f"rank-{rank}.pt": packed for rank, packed in enumerate(rank_states)}}
     _write(path, weights, states, {**meta, "step": step})
     # What claims to be later was damaged, or training would have gone on from it.
     before = [old for old in _steps(folder) if old <= path]
     for old in set(_steps(folder)) - set(before[-KEPT:]):
-        shutil.rmtree(old)
+        remove_folder(old)
     return path
 
 
@@ -76,8 +74,9 @@ def save_final(folder: Path, weights: dict[str, Tensor], meta: dict[str, Any]) -
 
 def drop_steps(folder: Path) -> None:
     """Remove the checkpoints that led to a finished training; a kill after its last write may have left some."""
+    _remove_abandoned(folder)
     for old in _steps(folder):
-        shutil.rmtree(old)
+        remove_folder(old)
 
 
 def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -89,6 +88,12 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except DamagedCheckpoint as error:
             warnings.append(str(error))
     return None, warnings
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what a kill while writing or removing left; one training alone is at work here."""
+    for abandoned in folder.glob(".*"):
+        shutil.rmtree(abandoned, ignore_errors=True)  # a file is somebody else's, and stays
 
 
 def _steps(folder: Path) -> list[Path]:
